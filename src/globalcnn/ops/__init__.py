@@ -1,0 +1,7 @@
+"""The PDE solve as one operator; it knows tensors, nothing of networks."""
+
+from .backends import BACKENDS, Backend, find_backend, solve
+from .pde import PDE, Boundary
+from .schemes import DuFortFrankel, Scheme
+
+__all__ = ["BACKENDS", "PDE", "Backend", "Boundary", "DuFortFrankel", "Scheme", "find_backend", "solve"]

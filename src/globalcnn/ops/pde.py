@@ -1,0 +1,83 @@
+"""`PDE`: which advection-diffusion equation is solved, on which grid, for how many steps."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+
+from ..errors import UserError, UserTypeError, unknown_name
+from .schemes import DuFortFrankel, Scheme
+
+
+class Boundary(str, enum.Enum):
+    """What lies beyond the edge of a feature map.
+
+    PERIODIC (published): the opposite edge. ZERO_FLUX: the mirror image about the wall, with the velocity
+    normal to the wall mirrored in sign too, so that nothing crosses it. ZERO: nothing at all.
+    """
+
+    PERIODIC = "periodic"
+    ZERO_FLUX = "zero-flux"
+    ZERO = "zero"
+
+
+@dataclass(frozen=True)
+class PDE:
+    """The equation `dH/dt = Dx H_xx + Dy H_yy + div(vel H) + f`, discretised.
+
+    Parameters
+    ----------
+    steps: number K of time steps, an int >= 0; 1 as in most published networks.
+    dt: time step, in units of layer time, a finite number > 0; 0.2 as published.
+    spacing: (dx, dy) in pixels, ints >= 1 (one int stands for both); the offset of the neighbours that are read
+        and the grid spacing at once. x runs along dim 2 (rows), y along dim 3 (columns).
+    boundary: a `Boundary` or its value: "periodic" (published), "zero-flux" or "zero".
+    scheme: a `Scheme`; `DuFortFrankel()` as published.
+
+    Raises `UserError` (a ValueError) or `UserTypeError` (a TypeError) for anything else.
+
+    >>> PDE(steps=5, spacing=2)
+    PDE(steps=5, dt=0.2, spacing=(2, 2), boundary='periodic', scheme=DuFortFrankel())
+    """
+
+    steps: int = 1
+    dt: float = 0.2
+    spacing: tuple[int, int] = (1, 1)
+    boundary: Boundary = Boundary.PERIODIC
+    scheme: Scheme = field(default_factory=DuFortFrankel)
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.steps) or self.steps < 0:
+            raise UserError(f"PDE: steps={self.steps!r} must be a whole number >= 0")
+        if isinstance(self.dt, bool) or not isinstance(self.dt, (int, float)):
+            raise UserTypeError(f"PDE: dt={self.dt!r} must be a number > 0 (0.2 as published)")
+        if not (math.isfinite(self.dt) and self.dt > 0):
+            raise UserError(f"PDE: dt={self.dt!r} must be finite and > 0 (0.2 as published)")
+        spacing = (self.spacing, self.spacing) if _is_int(self.spacing) else self.spacing
+        pair = isinstance(spacing, (tuple, list)) and len(spacing) == 2
+        if not pair or not all(_is_int(d) and d >= 1 for d in spacing):
+            raise UserError(
+                f"PDE: spacing={self.spacing!r} must be a whole number of pixels >= 1, or a pair (dx, dy) of them"
+            )
+        try:
+            boundary = Boundary(self.boundary)
+        except ValueError:
+            raise unknown_name("boundary", str(self.boundary), [b.value for b in Boundary]) from None
+        if not isinstance(self.scheme, Scheme):
+            raise UserTypeError(
+                f"PDE: scheme={self.scheme!r} must be a Scheme object, such as globalcnn.DuFortFrankel()"
+            )
+        object.__setattr__(self, "dt", float(self.dt))
+        object.__setattr__(self, "spacing", (int(spacing[0]), int(spacing[1])))
+        object.__setattr__(self, "boundary", boundary)
+
+    def __repr__(self) -> str:
+        return (
+            f"PDE(steps={self.steps}, dt={self.dt:g}, spacing={self.spacing}, "
+            f"boundary={self.boundary.value!r}, scheme={self.scheme!r})"
+        )
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
