@@ -1,0 +1,11 @@
+"""The networks, by family, and their registry."""
+
+from .. import _torchvision
+
+_torchvision.check()
+
+from . import digits, mnist, resnet  # noqa: E402, F401
+from .authors import load_authors_state_dict  # noqa: E402
+from .registry import ModelInfo, create_model, list_models, model_info  # noqa: E402
+
+__all__ = ["ModelInfo", "create_model", "list_models", "load_authors_state_dict", "model_info"]

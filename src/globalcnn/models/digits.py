@@ -1,0 +1,136 @@
+"""The three MNIST-10 backbones of about 500 parameters: convolution, residual, Global.
+
+BN(1)-ReLU-conv3x3(1 to 1) gives f; g is a second such block. digits_conv: h = g(f). digits_residual: h = f + g(f),
+BN, ReLU. digits_global: f evolves for K = 5 steps with u = v = g(f), D = 1, then BN, ReLU. Then ReLU, average pool
+to 7 x 7 (4 x 4 windows at 28 x 28), linear.
+
+Source: Kag and Saligrama, CVPR 2022, MNIST-10 experiment and the figure of its feature maps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..ops import PDE, solve
+from .base import ImageClassifier, check_in_chans, feature
+from .mnist import MEAN, STD
+from .registry import register
+
+GRID = 7
+
+
+def _block(c_in: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(), nn.Conv2d(c_in, 1, 3, padding=1, bias=False))
+
+
+class ConvolutionBody(nn.Module):
+    """`h = g(f)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g = _block(1)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.g(f)
+
+
+class ResidualBody(nn.Module):
+    """`h = ReLU(BN(f + g(f)))`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g = _block(1)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return F.relu(self.norm(f + self.g(f)))
+
+
+class GlobalBody(nn.Module):
+    """`h = ReLU(BN(H))`, where H is f after K steps with u = v = g(f) and constant diffusion 1."""
+
+    diffusivity = 1.0
+
+    def __init__(self, pde: PDE) -> None:
+        super().__init__()
+        self.g = _block(1)
+        self.norm = nn.BatchNorm2d(1)
+        self.pde = pde
+
+    def forward(self, f: Tensor) -> Tensor:
+        velocity = self.g(f).to(f.dtype)
+        H = solve(f, f, f, velocity, velocity, self.diffusivity, self.diffusivity, self.pde)
+        return F.relu(self.norm(H))
+
+    def pde_multiplies(self, height: int, width: int) -> int:
+        """Elementwise multiplies of the solve for one image, written out literally."""
+        each = self.pde.scheme.multiplies_per_element(self.pde.steps, constant_diffusion=True)
+        return each * height * width
+
+
+class DigitsNet(ImageClassifier):
+    """One of the three backbones: `kind` is "conv", "residual" or "global". Images of at least 7 x 7."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        pde: PDE | None = None,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_in_chans(in_chans)
+        if pde is not None and kind != "global":
+            raise UserError(f"pde={pde!r} is only for digits_global; digits_{kind} solves no equation")
+        self.in_chans = in_chans
+        self.stem = _block(in_chans)
+        if kind == "global":
+            self.body: nn.Module = GlobalBody(PDE(steps=5) if pde is None else pde)
+        else:
+            self.body = {"conv": ConvolutionBody, "residual": ResidualBody}[kind]()
+        self.act = nn.ReLU()
+        self.feature_info = [feature(1, 1, "act")]
+        self.num_features, self.head_hidden_size, self.drop_rate = 1, GRID * GRID, drop_rate
+        self.reset_classifier(num_classes, global_pool)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.act(self.body(self.stem(x)))
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new linear layer; the pooling is part of these networks, so only "avg" is taken."""
+        if global_pool not in (None, "avg"):
+            raise UserError(f"global_pool={global_pool!r}: the digits networks always average to 7 x 7")
+        super().reset_classifier(num_classes)
+
+    def global_pool(self, x: Tensor) -> Tensor:
+        """Average to 7 x 7 and flatten: (N, 49)."""
+        return F.adaptive_avg_pool2d(x, GRID).flatten(1)
+
+
+for _kind, _about in {
+    "conv": "two convolutions of one channel",
+    "residual": "two convolutions of one channel with a skip",
+    "global": "one convolution of one channel, then five steps of the PDE",
+}.items():
+    register(
+        f"digits_{_kind}",
+        partial(DigitsNet, _kind),
+        family="digits",
+        about=_about,
+        dataset="MNIST-10",
+        input_size=(1, 28, 28),
+        num_classes=10,
+        first_conv="stem.2",
+        classifier="fc",
+        feature_cls="hook",
+        features=1,
+        mean=MEAN,
+        std=STD,
+    )

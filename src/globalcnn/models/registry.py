@@ -1,0 +1,175 @@
+"""Models by name: `create_model`, `list_models`, and the same names in timm's registry.
+
+Capabilities are data: each name has a `ModelInfo` that can be listed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import timm.models
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from ..errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a registered model before it is built.
+
+    family: file it lives in; about: one line; dataset: what it was published on; input_size: (C, H, W) there;
+    num_classes: default; reconstruction: no public configuration exists, built to fit the printed figures;
+    cannot: capabilities that the model does not have ("compile", "export"), with the reason.
+    """
+
+    name: str
+    family: str
+    about: str
+    dataset: str
+    input_size: tuple[int, int, int]
+    num_classes: int
+    reconstruction: bool = False
+    cannot: tuple[tuple[str, str], ...] = ()
+
+
+_INFOS: dict[str, ModelInfo] = {}
+
+
+def register(
+    name: str,
+    build: Callable[..., nn.Module],
+    *,
+    family: str,
+    about: str,
+    dataset: str,
+    input_size: tuple[int, int, int],
+    num_classes: int,
+    first_conv: str,
+    classifier: str,
+    feature_cls: str = "list",
+    features: int = 4,
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
+    reconstruction: bool = False,
+    cannot: tuple[tuple[str, str], ...] = (),
+) -> None:
+    """Register `build(num_classes=, in_chans=, ...)` here and in timm's registry under `name`.
+
+    first_conv, classifier: names of these modules; feature_cls, features: how timm wraps the model for
+    `features_only` and over how many entries of `feature_info`.
+    """
+    if name in _INFOS:
+        raise ValueError(f"model {name!r} is registered twice")
+    cfg = {
+        "url": "",
+        "num_classes": num_classes,
+        "input_size": input_size,
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": mean,
+        "std": std,
+        "first_conv": first_conv,
+        "classifier": classifier,
+    }
+
+    module = sys.modules[f"globalcnn.models.{family}"]
+    module.__dict__.setdefault("default_cfgs", {}).update(generate_default_cfgs({name: cfg}))  # read by timm
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            raise UserError(
+                f"there are no published weights for {name!r} yet; create it with pretrained=False, "
+                "or train it: globalcnn train " + name
+            )
+        # timm sets these in its own models from the config; explicit values win
+        kwargs.setdefault("num_classes", num_classes)
+        kwargs.setdefault("in_chans", input_size[0])
+        return build_model_with_cfg(  # type: ignore[no-any-return]
+            build,
+            name,
+            False,
+            feature_cfg={"feature_cls": feature_cls, "out_indices": tuple(range(features))},
+            **kwargs,
+        )
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__module__ = module.__name__
+    entrypoint.__doc__ = about
+    register_model(entrypoint)
+    _INFOS[name] = ModelInfo(
+        name, family, about, dataset, input_size, num_classes, reconstruction=reconstruction, cannot=cannot
+    )
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of a model of this library by name, without building it."""
+    if name not in _INFOS:
+        raise unknown_name("model", name, _INFOS, way_out="`globalcnn list` shows all.")
+    return _INFOS[name]
+
+
+def list_models(pattern: str = "*", *, family: str | None = None, include_timm: bool = False) -> list[str]:
+    """Names of the registered models, sorted.
+
+    pattern: shell-style, such as "*global*"; a plain part of a name is found too.
+    family: only one family ("resnet", "mnist", "digits", ...).
+    include_timm: timm's own models as well (they build, count and train here too).
+
+    >>> list_models("digits_*")
+    ['digits_conv', 'digits_global', 'digits_residual']
+    """
+    families = {info.family for info in _INFOS.values()}
+    if family is not None and family not in families:
+        raise unknown_name("family", family, families)
+    names = [n for n, info in _INFOS.items() if family in (None, info.family)]
+    if include_timm:
+        names += [n for n in timm.list_models() if n not in _INFOS]
+    if not any(letter in pattern for letter in "*?["):
+        pattern = f"*{pattern}*"
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    pretrained: bool = False,
+    features_only: bool = False,
+    **settings: Any,
+) -> nn.Module:
+    """Build a model by name: one of this library or any of timm's.
+
+    num_classes: size of the output, 0 for features; default that of the published dataset.
+    in_chans: channels of the input image; default that of the published dataset.
+    pretrained: load published weights where there are some.
+    features_only: return a module that gives a list of feature maps (timm's wrapper).
+    settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
+
+    Raises `UserError` for an unknown name (with near ones) or a setting that the model does not take.
+
+    >>> create_model("resnet_global_cifar", num_classes=100).num_classes
+    100
+    """
+    if not isinstance(name, str) or (name not in _INFOS and not timm.models.is_model(name)):
+        known = [*_INFOS, *timm.list_models()]
+        raise unknown_name("model", str(name), known, way_out="`globalcnn list` shows all.")
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
+    if in_chans is not None:
+        settings["in_chans"] = in_chans
+    if features_only:
+        settings["features_only"] = True
+    try:
+        return timm.create_model(name, pretrained=pretrained, **settings)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(f"model {name!r} does not take one of the settings {sorted(settings)}: {error}") from error

@@ -1,0 +1,123 @@
+"""ResNet and Wide-ResNet for small images, with and without Global layers.
+
+Stem conv3x3-BN-ReLU, stages of post-activation basic blocks (timm's), stride 2 from the second stage on, average
+pool, linear. In the Global variants a `GlobalLayer` follows each stage named in `global_after`.
+
+Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2; Kag and Saligrama,
+CVPR 2022, section 4.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from timm.models.resnet import BasicBlock, downsample_conv
+from torch import Tensor, nn
+
+from ..nn import GlobalLayer
+from ..ops import PDE
+from .base import ImageClassifier, check_in_chans, feature, init_by_fan_out
+from .registry import register
+
+
+class ResNet(ImageClassifier):
+    """A residual network of basic blocks.
+
+    depths, widths: blocks and channels per stage; global_after: stages (from 1) that a Global layer follows;
+    pde, bias: its equation and whether its coefficient convolutions have a bias.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        widths: tuple[int, ...],
+        *,
+        global_after: tuple[int, ...] = (),
+        pde: PDE | None = None,
+        bias: bool = True,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_in_chans(in_chans)
+        self.in_chans = in_chans
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.act1 = nn.ReLU(inplace=True)
+        self.feature_info = []
+        self.body: list[str] = []
+        width = widths[0]
+        for i, (depth, wide) in enumerate(zip(depths, widths, strict=True), start=1):
+            self._append(f"layer{i}", _stage(width, wide, depth, stride=1 if i == 1 else 2))
+            if i in global_after:
+                self._append(f"global{i}", GlobalLayer(wide, pde, bias=bias))
+            self.feature_info.append(feature(wide, 2 ** (i - 1), self.body[-1]))
+            width = wide
+        init_by_fan_out(self)
+        self.make_head(width, num_classes, global_pool, drop_rate)
+
+    def _append(self, name: str, module: nn.Module) -> None:
+        self.add_module(name, module)
+        self.body.append(name)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.act1(self.bn1(self.conv1(x)))
+        for name in self.body:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+def _stage(c_in: int, c_out: int, depth: int, *, stride: int) -> nn.Sequential:
+    blocks = []
+    for i in range(depth):
+        first = i == 0
+        step = stride if first else 1
+        reshape = first and (step != 1 or c_in != c_out)
+        shortcut = downsample_conv(c_in, c_out, 1, stride=step) if reshape else None
+        blocks.append(BasicBlock(c_in if first else c_out, c_out, step, shortcut))
+    return nn.Sequential(*blocks)
+
+
+_NETWORKS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "resnet32_cifar": ("ResNet-32", {"depths": (5, 5, 5), "widths": (16, 32, 64)}),
+    "resnet56_cifar": ("ResNet-56", {"depths": (9, 9, 9), "widths": (16, 32, 64)}),
+    "resnet_global_cifar": (
+        "ResNet-Global: four blocks, three Global layers",
+        {"depths": (1, 1, 1, 1), "widths": (16, 32, 64, 64), "global_after": (1, 2, 3)},
+    ),
+    "resnet_global_large_cifar": (
+        "large ResNet-Global: eight blocks, three Global layers",
+        {"depths": (2, 2, 2, 2), "widths": (32, 64, 128, 128), "global_after": (1, 2, 3)},
+    ),
+    "resnet_tiny_cifar": ("tiny ResNet", {"depths": (3, 3, 3, 3), "widths": (6, 8, 8, 8)}),
+    "resnet_global_tiny_cifar": (
+        "tiny ResNet-Global",
+        {"depths": (1, 1, 1, 1), "widths": (10, 9, 16, 16), "global_after": (1, 2, 3)},
+    ),
+    "wide_resnet_cifar": ("Wide-ResNet", {"depths": (6, 6, 6), "widths": (64, 128, 256)}),
+    "wide_resnet_tiny_cifar": ("tiny Wide-ResNet", {"depths": (6, 6, 6), "widths": (8, 8, 8)}),
+    "wide_resnet_global_cifar": (
+        "Wide-ResNet with a Global layer after each stage",
+        {"depths": (6, 6, 6), "widths": (64, 128, 256), "global_after": (1, 2, 3)},
+    ),
+    "wide_resnet_global_tiny_cifar": (
+        "tiny Wide-ResNet-Global: three blocks, three Global layers",
+        {"depths": (1, 1, 1), "widths": (16, 20, 20), "global_after": (1, 2, 3)},
+    ),
+}
+
+for _name, (_about, _shape) in _NETWORKS.items():
+    register(
+        _name,
+        partial(ResNet, **_shape),  # type: ignore[arg-type]
+        family="resnet",
+        about=_about,
+        dataset="CIFAR-10" if _name in ("resnet32_cifar", "resnet_global_cifar") else "CIFAR-100",
+        input_size=(3, 32, 32),
+        num_classes=10,
+        first_conv="conv1",
+        classifier="fc",
+        features=len(_shape["depths"]),
+    )
