@@ -1,0 +1,116 @@
+"""How long networks take, measured side by side so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, UserTypeError
+from .probe import at_rest
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of one candidate in seconds per batch: the median and the quartiles of `runs` timed calls."""
+
+    median: float
+    lower: float
+    upper: float
+    runs: int
+    batch_size: int
+
+    @property
+    def per_image(self) -> float:
+        """Median seconds per image."""
+        return self.median / self.batch_size
+
+
+def latency(
+    candidates: Mapping[str, Callable[[Tensor], Any]],
+    example: Tensor,
+    *,
+    runs: int = 30,
+    warmup: int = 3,
+    seconds: float | None = None,
+) -> dict[str, Latency]:
+    """Time each of `candidates` on the batch `example` (N, ...), all in one process and in turn.
+
+    Every round calls each candidate once, in an order that reverses from round to round, so that a slow phase
+    of the machine falls on all of them. `warmup` rounds are not timed; then follow `runs` rounds, fewer if
+    `seconds` have passed before (never less than one). Calls are made in inference mode, modules in eval
+    mode (their flags and buffers are restored); on an accelerator the clock waits for it. Defaults: 30
+    rounds give steady quartiles; 3 rounds fill caches and let libraries choose their algorithms.
+
+    Raises:
+        UserError: no candidates, an empty batch, `runs` < 1, `warmup` < 0, or `seconds` not positive.
+        UserTypeError: a candidate is not callable or `example` is not a tensor.
+
+    >>> import torch
+    >>> times = latency({"relu": torch.relu, "exp": torch.exp}, torch.zeros(4, 3), runs=5)
+    >>> sorted(times), times["exp"].runs, times["exp"].batch_size
+    (['exp', 'relu'], 5, 4)
+    """
+    _check(candidates, example, runs, warmup, seconds)
+    modules = [c for c in candidates.values() if isinstance(c, nn.Module)]
+    with at_rest(*modules), torch.inference_mode():
+        for _ in range(warmup):
+            _round(candidates, example, reverse=False)
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        start = time.perf_counter()
+        for turn in range(runs):
+            for name, spent in _round(candidates, example, reverse=turn % 2 == 1).items():
+                times[name].append(spent)
+            if seconds is not None and time.perf_counter() - start >= seconds:
+                break
+    return {name: _summary(spent, example.shape[0]) for name, spent in times.items()}
+
+
+def _check(candidates: Any, example: Any, runs: Any, warmup: Any, seconds: Any) -> None:
+    if not isinstance(candidates, Mapping) or not candidates:
+        raise UserError(
+            f'candidates must map names to callables, such as {{"resnet": model}}, got {candidates!r}'
+        )
+    for name, candidate in candidates.items():
+        if not callable(candidate):
+            raise UserTypeError(f"candidate {name!r} must be callable, got {type(candidate).__name__}")
+    if not isinstance(example, Tensor):
+        raise UserTypeError(f"example must be a tensor (N, ...), got {type(example).__name__}")
+    if example.ndim < 1 or example.shape[0] < 1:
+        raise UserError(f"example must hold a batch of one or more, got shape {tuple(example.shape)}")
+    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0)):
+        if type(value) is not int or value < least:
+            raise UserError(f"{argument} must be an integer of {least} or more, got {value!r}")
+    if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+        raise UserError(f"seconds must be a positive number, or None for no limit, got {seconds!r}")
+
+
+def _round(
+    candidates: Mapping[str, Callable[[Tensor], Any]], example: Tensor, *, reverse: bool
+) -> dict[str, float]:
+    """Call each candidate once; seconds by name."""
+    names = list(candidates)
+    spent = {}
+    for name in reversed(names) if reverse else names:
+        _wait_for(example.device)
+        start = time.perf_counter()
+        candidates[name](example)
+        _wait_for(example.device)
+        spent[name] = time.perf_counter() - start
+    return spent
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _summary(spent: list[float], batch_size: int) -> Latency:
+    lower, median, upper = quantiles(spent, n=4, method="inclusive") if len(spent) > 1 else spent * 3
+    return Latency(median=median, lower=lower, upper=upper, runs=len(spent), batch_size=batch_size)

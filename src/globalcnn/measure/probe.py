@@ -1,0 +1,84 @@
+"""What every measurement needs: arguments checked, an input to run on, and the network left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_leaves
+
+from ..errors import UserError, UserTypeError
+
+
+def checked_model(model: nn.Module) -> nn.Module:
+    """The module to measure: what `torch.compile` wraps is unwrapped, what cannot be measured is refused."""
+    if not isinstance(model, nn.Module):
+        raise UserTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            "model is a TorchScript module, whose layers cannot be watched: give the Python module instead"
+        )
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        raise UserError("model has lazy parameters without a shape yet: run it on one batch first")
+    return model
+
+
+def checked_size(input_size: Sequence[int]) -> tuple[int, int, int]:
+    """`input_size` as (C, H, W), three positive integers."""
+    size = tuple(input_size) if isinstance(input_size, Sequence) else ()
+    if len(size) != 3 or not all(type(n) is int and n > 0 for n in size):
+        raise UserError(
+            f"input_size must be (channels, height, width), three positive integers such as (3, 32, 32), "
+            f"got {input_size!r}"
+        )
+    return size
+
+
+def probe_input(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
+    """One image of unit normal noise (the same each time), on the device and in the dtype of the model."""
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    like = next((p for p in model.parameters() if p.is_floating_point()), noise)
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def at_rest(*models: nn.Module) -> Iterator[None]:
+    """Put the models into eval mode; afterwards training flags and buffers are again what they were."""
+    modules = list({id(m): m for model in models for m in model.modules()}.values())
+    flags = [(m, m.training) for m in modules]
+    buffers = [
+        (m, name, b, b.detach().clone()) for m in modules for name, b in m._buffers.items() if b is not None
+    ]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for m, flag in flags:
+            m.training = flag
+        with torch.no_grad():
+            for m, name, buffer, value in buffers:
+                m._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def run_once(run: Callable[[Tensor], Any], image: Tensor) -> list[Tensor]:
+    """The tensors that `run(image)` gives; a network that rejects the shape becomes a `UserError`."""
+    try:
+        output = run(image)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the model does not run on input_size={tuple(image.shape[1:])}: {reason[0]}"
+        ) from error
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

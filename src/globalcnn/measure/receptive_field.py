@@ -1,0 +1,145 @@
+"""The receptive field of a network: how much of the image its central feature can see.
+
+The answer is a fact of the architecture, not of the weights. It is found with NaN, which no weight, not even
+a zero, makes disappear, in two steps. Backward: a NaN put into the gradient of the central feature proves at
+once that the rows and columns where it arrives are seen. It can be stopped (by a ReLU that is off, by a
+pooling that chose a neighbour), so it proves nothing of the others. Forward: a NaN put into the rows that
+remain is stopped by no layer, so a group of rows that does not turn the central feature into NaN is unseen as
+a whole, and any other group is halved and tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .probe import at_rest, checked_model, checked_size, probe_input, run_once
+
+_Features = Callable[[Tensor], Tensor]
+_CHUNK_ELEMENTS = 1_500_000  # of input run at once: ten images of 3 x 224 x 224
+_CHUNK_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """How many rows (`height`) and columns (`width`) of the image reach the central feature, in pixels.
+
+    `whole` is True where every row and every column does.
+    """
+
+    height: int
+    width: int
+    whole: bool
+
+
+def receptive_field(
+    model: nn.Module, input_size: Sequence[int], *, features: _Features | None = None
+) -> ReceptiveField:
+    """The part of an image of `input_size` = (C, H, W) that reaches the centre of the feature map of `model`.
+
+    The feature map (N, C', H', W') is `features(images)`; by default `model.forward_features(images)` where
+    the model has that method, else `model(images)`. Its centre is the element (H' // 2, W' // 2), over all
+    channels. Rows and columns are counted, so a field cut by the border is smaller, one that wraps round a
+    periodic border is whole, and holes that a dilation leaves in all rows are left out. The model runs in
+    eval mode with the weights it has, which do not matter, and is left as it was.
+
+    Raises:
+        UserError: `input_size` is not three positive integers, the model does not run on it, or its feature
+            map is not four-dimensional or contains NaN already.
+        UserTypeError: `model` is not a module.
+
+    >>> from torch import nn
+    >>> receptive_field(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)), (1, 12, 12))
+    ReceptiveField(height=5, width=5, whole=False)
+    """
+    model = checked_model(model)
+    size = checked_size(input_size)
+    run: _Features = features or getattr(model, "forward_features", None) or model
+    image = probe_input(model, size)
+    resting = [model, features] if isinstance(features, nn.Module) else [model]
+    with at_rest(*resting), _no_fast_convolutions():
+        with torch.no_grad():
+            if _centre(_checked(run, image)).isnan().any():
+                raise UserError("the feature map is NaN on ordinary noise: give the model finite weights")
+        seen = _seen_backward(run, image)
+        rows, columns = (_seen_forward(run, image, axis, seen[axis]) for axis in (0, 1))
+    return ReceptiveField(height=rows, width=columns, whole=(rows, columns) == size[1:])
+
+
+@contextmanager
+def _no_fast_convolutions() -> Iterator[None]:
+    """Winograd and FFT convolutions mix neighbouring outputs, and a NaN would spread beyond the kernel."""
+    with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+        yield
+
+
+def _checked(run: _Features, images: Tensor) -> Tensor:
+    outputs = run_once(run, images)
+    if len(outputs) != 1 or outputs[0].ndim != 4:
+        got = ", ".join(str(tuple(output.shape)) for output in outputs)
+        raise UserError(
+            f"a receptive field needs one feature map (N, C, H, W), got {got or 'no tensor'}: "
+            f"give features=, a callable that makes it from the images"
+        )
+    return outputs[0]
+
+
+def _centre(features: Tensor) -> Tensor:
+    """The central element of each feature map, (N, C)."""
+    return features[:, :, features.shape[2] // 2, features.shape[3] // 2]
+
+
+def _seen_backward(run: _Features, image: Tensor) -> tuple[list[bool], list[bool]]:
+    """For each row and for each column, whether the gradient proves that it is seen."""
+    unproved = ([False] * image.shape[2], [False] * image.shape[3])
+    with torch.enable_grad():
+        source = image.clone().requires_grad_()
+        try:
+            features = _checked(run, source)
+            spoiled = torch.zeros_like(features)
+            _centre(spoiled).fill_(torch.nan)
+            # A gradient that is NaN by itself (an infinite slope times zero) proves nothing.
+            plain = torch.autograd.grad(features, source, torch.zeros_like(features), retain_graph=True)[0]
+            if plain.isnan().any():
+                return unproved
+            gradient = torch.autograd.grad(features, source, spoiled)[0]
+        except (RuntimeError, UserError):  # some part has no gradient: every row is then tried forward
+            return unproved
+    hit = gradient.isnan()[0].any(0)
+    return hit.any(1).tolist(), hit.any(0).tolist()
+
+
+def _seen_forward(run: _Features, image: Tensor, axis: int, proved: list[bool]) -> int:
+    """How many rows (axis 0) or columns (axis 1) are seen, given those already proved."""
+    seen = sum(proved)
+    groups = [[i for i, known in enumerate(proved) if not known]]
+    while groups and groups[0]:
+        reaching = [group for group, hit in zip(groups, _hits(run, image, axis, groups), strict=True) if hit]
+        seen += sum(len(group) == 1 for group in reaching)
+        halves = [(group, len(group) // 2) for group in reaching if len(group) > 1]
+        groups = [half for group, n in halves for half in (group[:n], group[n:])]
+    return seen
+
+
+@torch.no_grad()
+def _hits(run: _Features, image: Tensor, axis: int, groups: list[list[int]]) -> list[bool]:
+    """For each group of rows (or columns), whether NaN in all of them reaches the centre."""
+    at_once = max(1, min(_CHUNK_IMAGES, _CHUNK_ELEMENTS // image.numel()))
+    hits: list[bool] = []
+    for start in range(0, len(groups), at_once):
+        chunk = groups[start : start + at_once]
+        images = image.repeat(len(chunk), 1, 1, 1)
+        for spoiled, group in zip(images, chunk, strict=True):
+            spoiled.index_fill_(axis + 1, torch.tensor(group, device=image.device), torch.nan)
+        try:
+            hits += _centre(_checked(run, images)).isnan().any(1).tolist()
+        except (UserError, ArithmeticError, AssertionError) as error:
+            raise UserError(
+                f"the model cannot be probed, as it stops at an input with NaN: {error}"
+            ) from error
+    return hits
