@@ -1,0 +1,132 @@
+"""`Recipe`: everything that decides how a network is trained, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from ..errors import UserError, UserTypeError, unknown_name
+
+SCHEDULES = ("cosine", "step", "exponential", "constant")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+def _setting(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training recipe. The defaults are the short modern one; published ones are in `train.recipes`.
+
+    Every field can be given on the command line of `globalcnn train` under its own name, with "-" for "_".
+    Lengths of time are in epochs, learning rates per optimiser step, batch sizes per process.
+
+    Raises `UserError` or `UserTypeError` for a value that does not fit.
+
+    >>> Recipe(epochs=5).replace(lr=0.1).lr
+    0.1
+    """
+
+    name: str = _setting("modern", "what the recipe is called in reports")
+    epochs: int = _setting(20, "passes over the training images")
+    batch_size: int = _setting(64, "images per step and process")
+    optimizer: str = _setting("sgd", "name of one of timm's optimisers; sgd is Nesterov's")
+    lr: float = _setting(0.1, "largest learning rate")
+    momentum: float = _setting(0.9, "momentum of SGD-like optimisers")
+    optimizer_eps: float | None = _setting(None, "eps of adaptive optimisers; default the optimiser's own")
+    weight_decay: float = _setting(5e-4, "weight decay")
+    decay_norms_and_biases: bool = _setting(True, "weight decay on norms and biases too, as in older recipes")
+    schedule: str = _setting("cosine", "cosine, step (at milestones), exponential or constant")
+    milestones: tuple[int, ...] = _setting((), "epochs at which a step schedule multiplies by decay-rate")
+    decay_rate: float = _setting(0.1, "factor of a step or exponential schedule")
+    decay_epochs: float = _setting(1.0, "epochs between the factors of an exponential schedule")
+    warmup_epochs: float = _setting(1.0, "epochs of linear warm-up from a small learning rate")
+    label_smoothing: float = _setting(0.1, "share of the target spread over all classes")
+    mixup: float = _setting(0.0, "alpha of mixup; 0 is off")
+    cutmix: float = _setting(0.0, "alpha of CutMix; 0 is off")
+    ema_decay: float = _setting(0.998, "decay of the averaged weights, which are kept and judged; 0 is off")
+    grad_clip: float = _setting(0.0, "largest norm of the gradient; 0 is off")
+    crop_padding: int = _setting(4, "random crop after padding by so many pixels; 0 is off")
+    flip: bool = _setting(True, "random horizontal flip (switched off for digits)")
+    cutout: int = _setting(0, "side of the square that cutout blanks, in pixels; 0 is off")
+    drop_rate: float = _setting(0.0, "dropout before the classifier")
+    drop_path_rate: float = _setting(0.0, "stochastic depth, where the model has it")
+    auxiliary_weight: float = _setting(0.0, "weight of an auxiliary head's loss, where the model has one")
+    precision: str = _setting("no", "mixed precision: no, bf16 or fp16")
+    validation: float = _setting(0.1, "share of the training images held out to choose the best epoch")
+    channels_last: bool = _setting(False, "train in the channels-last memory format")
+    compile: bool = _setting(False, "compile the network with torch.compile")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for f in fields(self):
+            _check_type(f.name, getattr(self, f.name), str(f.type))
+        _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _check(self.lr > 0, "lr", self.lr, "above 0")
+        _check(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "above 0 and at most 1")
+        _check(self.decay_epochs > 0, "decay_epochs", self.decay_epochs, "above 0")
+        _check(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        for name in ("momentum", "label_smoothing", "ema_decay", "validation", "drop_rate", "drop_path_rate"):
+            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        for name in (
+            "weight_decay", "warmup_epochs", "mixup", "cutmix", "grad_clip", "crop_padding", "cutout",
+            "auxiliary_weight",
+        ):  # fmt: skip
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        rising = all(0 < a < b for a, b in zip((0.5, *self.milestones), self.milestones, strict=False))
+        _check(rising, "milestones", self.milestones, "rising epochs above 0")
+        if self.schedule == "step":
+            _check(bool(self.milestones), "milestones", self.milestones, "given for a step schedule")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise UserError(
+                f"batch_size={self.batch_size} is odd, and mixup and CutMix mix images in pairs: "
+                "take an even batch size, or mixup=0 and cutmix=0"
+            )
+
+    def replace(self, **changes: Any) -> Recipe:
+        """The same recipe with some fields changed."""
+        unknown = sorted(set(changes) - {f.name for f in fields(self)})
+        if unknown:
+            raise unknown_name("recipe field", unknown[0], [f.name for f in fields(self)])
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `as_dict`."""
+        return Recipe().replace(**values)
+
+
+def _check(good: bool, name: str, value: object, allowed: str) -> None:
+    if not good:
+        raise UserError(f"recipe: {name}={value!r} must be {allowed}")
+
+
+def _check_type(name: str, value: object, declared: str) -> None:
+    expected: tuple[type, ...]
+    if declared == "bool":
+        expected = (bool,)
+    elif declared == "int":
+        expected = (int,)
+    elif declared == "str":
+        expected = (str,)
+    elif declared == "tuple[int, ...]":
+        expected = (tuple,)
+    else:
+        expected = (int, float, type(None)) if "None" in declared else (int, float)
+    wrong = not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)
+    if isinstance(value, tuple):
+        wrong = wrong or any(isinstance(v, bool) or not isinstance(v, int) for v in value)
+    if wrong:
+        raise UserTypeError(f"recipe: {name}={value!r} must be of type {declared}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"recipe: {name}={value!r} must be finite")
