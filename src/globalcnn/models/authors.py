@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
 from ..nn import GlobalLayer
+from .densenet import DenseNet
 from .digits import DigitsNet
 from .mnist import MNISTNet
 from .resnet import ResNet
@@ -112,6 +113,7 @@ def _mnist(model: nn.Module, key: str) -> str:
 # DigitsNet stands here with its own names: the released code of that experiment has none to follow
 _FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], str]] = {
     ResNet: _same,
+    DenseNet: _same,
     MNISTNet: _mnist,
     DigitsNet: _same,
 }
