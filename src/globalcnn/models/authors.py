@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
 from ..nn import GlobalLayer
+from .darts import DARTS
 from .densenet import DenseNet
 from .digits import DigitsNet
 from .mnist import MNISTNet
@@ -114,6 +115,7 @@ def _mnist(model: nn.Module, key: str) -> str:
 _FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], str]] = {
     ResNet: _same,
     DenseNet: _same,
+    DARTS: _same,
     MNISTNet: _mnist,
     DigitsNet: _same,
 }
