@@ -1,0 +1,5 @@
+"""Pictures."""
+
+from .curves import plot_curves
+
+__all__ = ["plot_curves"]

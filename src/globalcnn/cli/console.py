@@ -1,0 +1,66 @@
+"""How the command line speaks: rich tables and bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+PLAIN_WIDTH = 160
+
+
+def console(*, error: bool = False) -> Console:
+    """A console for standard output (or error) as it is now; wide and without colour where it is no terminal."""
+    stream = sys.stderr if error else sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+
+
+def say(text: str = "") -> None:
+    """One line to standard output, as it is (no markup)."""
+    console().print(text, markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> None:
+    """Print a table; the first column is left-aligned, all others right."""
+    view = Table(title=title, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for i, column in enumerate(columns):
+        view.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        view.add_row(*(str(cell) for cell in row))
+    console().print(view)
+
+
+def count(number: float | None) -> str:
+    """A count as people read it: 161850 as 161.9K.
+
+    >>> [count(n) for n in (522, 161850, 14779008, 4.1e9)]
+    ['522', '161.9K', '14.78M', '4.1B']
+    """
+    if number is None:
+        return "-"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.4g}{unit}"
+    return f"{number:g}"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 in per cent.
+
+    >>> percent(0.91934)
+    '91.93 %'
+    """
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A time in milliseconds, three digits.
+
+    >>> milliseconds(0.0123456)
+    '12.3 ms'
+    """
+    return "-" if seconds is None else f"{1e3 * seconds:.3g} ms"

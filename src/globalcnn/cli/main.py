@@ -1,0 +1,100 @@
+"""The command `globalcnn`: finds the subcommand, turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import torch
+import tyro
+from rich.table import Table
+
+from .. import __version__
+from ..errors import UserError, unknown_name
+from ..train import TrainingDiverged
+from .console import console
+
+ABOUT = (
+    "Global layers for PyTorch: networks that let a feature map evolve under a PDE instead of repeating blocks."
+)
+
+# name -> (module in this package, what it is for); the module has `Args`, a dataclass, and `run(args)`
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train", "train a network and keep the run in a folder"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 1 for a training that diverged, 2 for a mistake in what was given."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        return _dispatch(words)
+    except SystemExit as stop:  # the argument parser's way to say that it has printed help or an error
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        return _say_error("stopped; a training goes on with --resume", 130)
+    except BrokenPipeError:  # the reader of our output has gone; the interpreter must not complain at exit either
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, UserError):
+            return _say_error(str(error), 2)
+        if isinstance(error, TrainingDiverged):
+            return _say_error(str(error), 1)
+        if _out_of_memory(error):
+            first = (str(error).splitlines() or [""])[0][:200]
+            return _say_error(
+                f"out of memory ({first}); lower --batch-size, or --image-size if the images are large", 2
+            )
+        raise
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        _say_help()
+        return 0
+    if words[0] in ("--version", "version"):
+        console().print(f"globalcnn {__version__}", markup=False)
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS, way_out=f"Commands: {', '.join(COMMANDS)}")
+    module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+    arguments = tyro.cli(module.Args, prog=f"globalcnn {name}", args=rest, config=config)
+    module.run(arguments)
+    return 0
+
+
+def _say_help() -> None:
+    commands = Table(box=None, show_header=False, pad_edge=False)
+    for name, (_, about) in COMMANDS.items():
+        commands.add_row(f"  {name}", about)
+    out = console()
+    out.print("usage: globalcnn COMMAND [OPTIONS]\n", markup=False)
+    out.print(ABOUT + "\n", markup=False)
+    out.print(commands)
+    out.print(
+        "\n`globalcnn COMMAND --help` explains a command. A mistake in what was given ends in one line and exit "
+        "status 2;\n--debug shows the traceback. --version prints the version.",
+        markup=False,
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _say_error(text: str, status: int) -> int:
+    console(error=True).print(f"globalcnn: error: {text}", markup=False)
+    return status

@@ -1,0 +1,107 @@
+"""What a training says while it runs: a bar on a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..train import EpochResult
+from ..train import Progress as Step
+from .console import console, percent, say
+
+QUIET_SECONDS = 30.0
+
+
+class TrainingReporter:
+    """Tells of a training on standard output, and to TensorBoard if that is installed and `folder` is given."""
+
+    def __init__(self, *, folder: Path | None = None, label: str = "") -> None:
+        self._terminal = sys.stdout.isatty()
+        self._label = f"{label}: " if label else ""
+        self._folder = folder
+        self._board: Any = None
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> TrainingReporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def started(self, about: dict[str, Any], resumed_at: int) -> None:
+        """Open the bar and TensorBoard's log."""
+        if resumed_at:
+            say(f"{self._label}resumed after epoch {resumed_at}")
+        if self._folder is not None:
+            self._board = _tensorboard(self._folder / "tensorboard")
+        if self._terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=console(),
+                transient=True,
+            )
+            self._bar.start()
+
+    def stepped(self, progress: Step) -> None:
+        """Move the bar; elsewhere a line now and then in long epochs, so that nobody waits in the dark."""
+        note = f"loss {progress.loss:.4f}  {progress.images_per_second:.0f} images/s"
+        if self._bar is not None:
+            if progress.step == 1:
+                if self._task is not None:
+                    self._bar.remove_task(self._task)
+                text = f"{self._label}epoch {progress.epoch}/{progress.epochs}"
+                self._task = self._bar.add_task(text, total=progress.steps, note=note)
+            self._bar.update(self._task, completed=progress.step, note=note)
+        elif time.monotonic() - self._last_line > QUIET_SECONDS:
+            say(
+                f"{self._label}epoch {progress.epoch}/{progress.epochs}  "
+                f"step {progress.step}/{progress.steps}  {note}"
+            )
+            self._last_line = time.monotonic()
+
+    def finished_epoch(self, result: EpochResult) -> None:
+        """One line with the epoch's figures."""
+        parts = [f"{self._label}epoch {result.epoch}", f"loss {result.train_loss:.4f}"]
+        if result.train_accuracy is not None:
+            parts.append(f"train {percent(result.train_accuracy)}")
+        if result.validation is not None:
+            parts.append(f"val {percent(result.validation.accuracy)}")
+        parts.append(f"{result.seconds:.1f} s")
+        text = "  ".join(parts)
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            say(text)
+        self._last_line = time.monotonic()
+        if self._board is not None:
+            figures = {"loss/train": result.train_loss, "lr": result.lr, "accuracy/train": result.train_accuracy}
+            if result.validation is not None:
+                figures |= {"loss/val": result.validation.loss, "accuracy/val": result.validation.accuracy}
+            for name, value in figures.items():
+                if value is not None:
+                    self._board.add_scalar(name, value, result.epoch)
+            self._board.flush()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,26 @@
+"""One way to make and save figures: no global state, no display, written aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..files import written_aside
+
+DPI = 120
+
+
+def new_figure(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
+    """A figure of `width` x `height` inches with a grid of axes, independent of pyplot."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, atomically."""
+    with written_aside(path) as part:
+        figure.savefig(part, dpi=DPI, format="png")
