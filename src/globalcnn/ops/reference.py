@@ -59,6 +59,7 @@ def _du_fort_frankel(
     By = Dy * dt / dy**2
     E = (ux + vy) * dt
     R = 1 / (1 + 2 * Bx + 2 * By)
+    h = h.clone()  # so that no steps give a tensor of its own
     for _ in range(pde.steps):
         total = (1 - 2 * Bx - 2 * By) * h_old
         total = total - 2 * E * h
