@@ -33,7 +33,9 @@ def _reference_in_dtype(
 # in the order of preference for backend=None
 BACKENDS: dict[str, Backend] = {
     "eager": Backend("eager", "plain PyTorch, any device", eager.solve),
-    "reference": Backend("reference", "the float64 definition, slow; result rounded to h's dtype", _reference_in_dtype),
+    "reference": Backend(
+        "reference", "the float64 definition, slow; result rounded to h's dtype", _reference_in_dtype
+    ),
 }
 
 

@@ -4,7 +4,8 @@ every input, is at most twice that of plain PyTorch at the same dtype, and never
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,12 +43,18 @@ def judge(backend: Solver, inputs: dict[str, Field | None], pde: PDE) -> Verdict
     eager backend; and 4 units in the last place of the quantity's largest value, for luckily exact results. On
     top of that stands a bound that does not depend on the eager backend, so that eager itself is judged too:
     64 (steps + 1) units in the last place of the largest value that the reference passes through.
+    An output of another shape or dtype than `h` fails whatever its values; one without a gradient counts as one
+    whose gradients are zero.
     """
-    dtype = next(v.dtype for v in inputs.values() if isinstance(v, Tensor))
+    h = inputs["h"]
+    assert isinstance(h, Tensor)
+    dtype = h.dtype
     weight = _cotangent(inputs)
     exact, exact_grads = _outputs(reference.solve, inputs, pde, weight)
     plain = _outputs(eager.solve, inputs, pde, weight)
     found = _outputs(backend, inputs, pde, weight)
+    if found[0].shape != h.shape or found[0].dtype != dtype:
+        return Verdict({"output": math.inf}, {"output": 0.0})
     unit = torch.finfo(dtype).eps
     error, allowed = {}, {}
     magnitude = _largest(*(v for v in inputs.values() if isinstance(v, Tensor)), exact)
@@ -74,9 +81,13 @@ def _outputs(
     solver: Solver, inputs: dict[str, Field | None], pde: PDE, weight: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     leaves = {n: v.detach().requires_grad_() if isinstance(v, Tensor) else v for n, v in inputs.items()}
-    output = solver(*(leaves[n] for n in NAMES), pde)  # type: ignore[arg-type]
+    output = solver(*(leaves[n] for n in NAMES), pde)  # type: ignore[arg-type, call-arg]
     tensors = {n: v for n, v in leaves.items() if isinstance(v, Tensor)}
-    grads = torch.autograd.grad(output, list(tensors.values()), weight.to(output.dtype), allow_unused=True)
+    grads: Sequence[Tensor | None] = [None] * len(tensors)
+    if output.requires_grad and output.shape == weight.shape:
+        grads = torch.autograd.grad(
+            output, list(tensors.values()), weight.to(output.dtype), allow_unused=True
+        )
     filled = (torch.zeros_like(v) if g is None else g for g, v in zip(grads, tensors.values(), strict=True))
     return output.detach(), dict(zip(tensors, filled, strict=True))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UserError, UserTypeError, unknown_name
 from .schemes import DuFortFrankel, Scheme
@@ -54,7 +55,8 @@ class PDE:
             raise UserTypeError(f"PDE: dt={self.dt!r} must be a number > 0 (0.2 as published)")
         if not (math.isfinite(self.dt) and self.dt > 0):
             raise UserError(f"PDE: dt={self.dt!r} must be finite and > 0 (0.2 as published)")
-        spacing = (self.spacing, self.spacing) if _is_int(self.spacing) else self.spacing
+        given: Any = self.spacing  # one int is taken too, as the annotation of the field cannot say
+        spacing = (given, given) if _is_int(given) else given
         pair = isinstance(spacing, (tuple, list)) and len(spacing) == 2
         if not pair or not all(_is_int(d) and d >= 1 for d in spacing):
             raise UserError(

@@ -40,7 +40,7 @@ X, Y = 2, 3
 
 
 class Scheme(ABC):
-    """How a level of the state follows from the levels before it. Schemes are stateless and compare by type."""
+    """How a level of the state follows from those before it. Schemes are stateless and compare by type."""
 
     name: ClassVar[str]
     order_in_time: ClassVar[int]
@@ -147,7 +147,7 @@ class DuFortFrankel(Scheme):
         """`ax^2/w + ay^2/(1-w)` with ax = |u| dt/dx, ay = |v| dt/dy, w = Bx/(Bx+By); shape of `u`.
 
         Infinite where a direction has velocity and no diffusion while the other has some. Where there is no
-        diffusion at all the scheme is plain leapfrog, whose limit is ax + ay <= 1, so the ratio is (ax + ay)^2.
+        diffusion at all the scheme is plain leapfrog, whose limit is ax + ay <= 1: the ratio is (ax + ay)^2.
         """
         dt, (dx, dy) = pde.dt, pde.spacing
         ax, ay = u.abs() * (dt / dx), v.abs() * (dt / dy)
