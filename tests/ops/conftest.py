@@ -22,7 +22,7 @@ def backend(request):
 
 @pytest.fixture(scope="session")
 def draw():
-    """`draw(shape)`: h, h_old, f normal; u, v normal times `speed`; Dx, Dy uniform in 0.2 .. 1.2, as a dict."""
+    """`draw(shape)`: a dict of h, h_old, f normal; u, v normal times `speed`; Dx, Dy in 0.2 .. 1.2."""
 
     def draw_fields(shape, *, seed=0, dtype=torch.float64, speed=0.5):
         g = torch.Generator().manual_seed(seed)

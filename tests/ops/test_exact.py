@@ -45,7 +45,7 @@ def test_constant_diffusion_conserves_the_sum(draw, boundary, spacing, backend):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_zero_boundary_loses_by_diffusion_what_sits_at_the_edge(draw, spacing, backend):
-    """Advection conserves; of the diffusion, the dx first and dx last rows lose 2 Bx H each, columns likewise."""
+    """Advection conserves; by diffusion the first dx and the last dx rows lose 2 Bx H, columns likewise."""
     c = draw(SHAPE, speed=3.0)
     h = c["h"]
     (dx, dy), dt, Dx, Dy = spacing, 0.2, 0.7, 1.3
@@ -179,9 +179,9 @@ def test_inputs_are_left_as_they_were(draw, boundary, backend):
 def test_the_published_step_by_hand(backend):
     """One step on a 1 x 3 row, every term worked out on paper.
 
-    h = (1, 2, 4), h_old = 0, f = 1, u = 0, v = (1, 0, 3), D = 1, dt = 0.2: By = Bx = 0.2, R = 1/1.8. Rows are
-    their own neighbours: 2 Bx (h + h) = 0.8 h. vy = (v[j-1] - v[j+1]) / 2 = (1.5, -1, -0.5), E = (.3, -.2, -.1),
-    Ay = (.2, 0, .6).
+    h = (1, 2, 4), h_old = 0, f = 1, u = 0, v = (1, 0, 3), D = 1, dt = 0.2: By = Bx = 0.2, R = 1/1.8. A row is
+    its own neighbour: 2 Bx (h + h) = 0.8 h. vy = (v[j-1] - v[j+1]) / 2 = (1.5, -1, -0.5), so
+    E = (.3, -.2, -.1), and Ay = (.2, 0, .6).
     """
     row = torch.tensor([[[[1.0, 2.0, 4.0]]]], dtype=torch.float64)
     v = torch.tensor([[[[1.0, 0.0, 3.0]]]], dtype=torch.float64)
