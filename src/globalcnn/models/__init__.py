@@ -4,7 +4,7 @@ from .. import _torchvision
 
 _torchvision.check()
 
-from . import darts, densenet, digits, mnist, resnet  # noqa: E402, F401
+from . import darts, densenet, digits, mnist, mobile_global, resnet  # noqa: E402, F401
 from .authors import load_authors_state_dict  # noqa: E402
 from .registry import ModelInfo, create_model, list_models, model_info  # noqa: E402
 

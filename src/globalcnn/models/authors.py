@@ -18,6 +18,7 @@ from .darts import DARTS
 from .densenet import DenseNet
 from .digits import DigitsNet
 from .mnist import MNISTNet
+from .mobile_global import MobileGlobal
 from .resnet import ResNet
 
 _GLOBAL = {
@@ -116,6 +117,7 @@ _FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], str]] = {
     ResNet: _same,
     DenseNet: _same,
     DARTS: _same,
+    MobileGlobal: _same,
     MNISTNet: _mnist,
     DigitsNet: _same,
 }

@@ -6,8 +6,8 @@ just before each reduction cell, as one more entry of `cells`; its init is one m
 
 The auxiliary head is for training alone: `forward` gives logits in every mode, `forward_with_auxiliary` both.
 
-Source: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section 3.1 and figures
-4 and 5; Kag and Saligrama, CVPR 2022, section 4.
+Source: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section 3.1 and the
+figures of its cells; Kag and Saligrama, CVPR 2022, section 4.
 """
 
 from __future__ import annotations
@@ -265,6 +265,8 @@ class DARTS(ImageClassifier):
         check_in_chans(in_chans)
         if pde is not None and not with_global:
             raise UserError(f"pde={pde!r} is only for the Global variants; this network solves no equation")
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 3:
+            raise UserError(f"layers={layers!r} must be a whole number >= 3: two of them are reduction cells")
         self.in_chans = in_chans
         width = STEM_MULTIPLIER * channels
         self.stem = nn.Sequential(nn.Conv2d(in_chans, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
@@ -301,7 +303,8 @@ class DARTS(ImageClassifier):
     def set_drop_path(self, rate: float) -> None:
         """In training, drop each branch of each cell but the skips for `rate` of the samples.
 
-        The published schedule rises linearly over the epochs, to 0.2. Raises `UserError` unless 0 <= rate < 1.
+        The published schedule rises linearly over the epochs, to 0.2. Raises `UserError` unless
+        0 <= rate < 1.
         """
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
             raise UserError(f"drop path: rate={rate!r} must be a number >= 0 and < 1")

@@ -36,8 +36,8 @@ class DenseNet(ImageClassifier):
     whether its coefficient convolutions have one.
     drop_rate: dropout before the linear layer; dense_drop_rate: dropout after each dense layer.
 
-    Initialisation as in the ResNets: convolutions N(0, 2 / (C_out k k)), norms at 1 and 0; the bias of the
-    linear layer starts at 0.
+    Initialisation as published and as in the ResNets: convolutions N(0, 2 / (C_out k k)), norms at 1 and 0;
+    the bias of the linear layer starts at 0.
     """
 
     head_name = "classifier"

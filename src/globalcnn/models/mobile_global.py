@@ -1,0 +1,337 @@
+"""MobileNetV2, MobileNetV3 and EfficientNet-B0 with Global layers in place of repeated blocks, for ImageNet.
+
+Each stage keeps one inverted residual (timm's) and follows it with a `GlobalLayer` whose init is an inverted
+residual of the same kind. K = 1, constant diffusion; coefficient convolutions with the kernel and activation
+of the init, without bias, with norms of eps 1e-5. The networks are tables: `MOBILENETV2`, `MOBILENETV3`,
+`EFFICIENTNET_B0`.
+
+Source: Sandler et al., "MobileNetV2", CVPR 2018; Howard et al., "Searching for MobileNetV3", ICCV 2019; Tan
+and Le, "EfficientNet", ICML 2019; Kag and Saligrama, CVPR 2022, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.helpers import make_divisible
+from timm.layers.linear import Linear
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models._efficientnet_blocks import (
+    ConvBnAct,
+    DepthwiseSeparableConv,
+    InvertedResidual,
+    SqueezeExcite,
+)
+from torch import Tensor, nn
+
+from ..nn import Coefficient, GlobalLayer
+from ..ops import PDE
+from .base import ImageClassifier, check_in_chans, feature
+from .registry import register
+
+HEAD = 1280
+COEFFICIENT_EPS = 1e-5
+
+# (input channels of the block, expanded channels) -> a layer that gates the expanded channels
+SqueezeFactory = Callable[[int, int], Callable[..., nn.Module]]
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An inverted residual: to `width` channels, through `expand` times as many as come in.
+
+    expand = 1 is a depthwise-separable block. squeeze: with squeeze-and-excitation. act: its activation, None
+    for that of the network.
+    """
+
+    width: int
+    kernel: int = 3
+    expand: int = 6
+    stride: int = 1
+    squeeze: bool = False
+    act: type[nn.Module] | None = None
+
+
+@dataclass(frozen=True)
+class Global:
+    """A Global layer: its init block, equation, constant diffusivity, and whether u = v = act(a act(b))."""
+
+    init: Residual
+    pde: PDE = field(default_factory=PDE)
+    diffusivity: float = 1.0
+    shared_product: bool = True
+
+    @property
+    def width(self) -> int:
+        """Channels of the state."""
+        return self.init.width
+
+    @property
+    def stride(self) -> int:
+        """By how much the init block divides the sides."""
+        return self.init.stride
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A 1x1 convolution with norm and activation."""
+
+    width: int
+    stride: int = 1
+
+
+Block: TypeAlias = Residual | Global | Pointwise
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Stem width, activation, the blocks of each stage, the width of squeeze-and-excitation.
+
+    pool_first: pool before the 1x1 convolution to 1280 channels, which then has a bias in place of a norm.
+    """
+
+    stem: int
+    act: type[nn.Module]
+    stages: tuple[tuple[Block, ...], ...]
+    squeeze: SqueezeFactory | None = None
+    pool_first: bool = False
+
+
+def _squeeze_by_input(c_in: int, c_mid: int) -> Callable[..., nn.Module]:
+    return partial(SqueezeExcite, rd_channels=round(c_in * 0.25))
+
+
+def _squeeze_by_expanded(c_in: int, c_mid: int) -> Callable[..., nn.Module]:
+    return partial(
+        SqueezeExcite,
+        rd_channels=make_divisible(c_mid * 0.25, 8),  # type: ignore[no-untyped-call]
+        gate_layer="hard_sigmoid",
+        force_act_layer=nn.ReLU,
+    )
+
+
+def _repeated(first: Residual, *, act: type[nn.Module] | None = None) -> tuple[Block, ...]:
+    """A stage of MobileNetV2: `first`, then a Global layer with separate u and v."""
+    return first, Global(replace(first, stride=1, act=act), shared_product=False)
+
+
+MOBILENETV2: Final = Architecture(
+    stem=32,
+    act=nn.ReLU6,
+    stages=(
+        (Residual(16, expand=1),),
+        _repeated(Residual(24, stride=2), act=nn.ReLU),
+        _repeated(Residual(32, stride=2), act=nn.ReLU),
+        _repeated(Residual(64, stride=2), act=nn.ReLU),
+        _repeated(Residual(96)),
+        _repeated(Residual(160, stride=2)),
+        (Residual(320),),
+    ),
+)
+
+MOBILENETV3: Final = Architecture(
+    stem=16,
+    act=nn.Hardswish,
+    squeeze=_squeeze_by_expanded,
+    pool_first=True,
+    stages=(
+        (Residual(16, expand=1, act=nn.ReLU),),
+        (
+            Residual(24, expand=4, stride=2, act=nn.ReLU),
+            Global(Residual(24, expand=3, act=nn.ReLU), shared_product=False),
+        ),
+        (
+            Residual(40, 5, expand=3, stride=2, squeeze=True, act=nn.ReLU),
+            Global(Residual(40, 5, expand=3, squeeze=True, act=nn.ReLU)),
+        ),
+        (Residual(80, stride=2), Global(Residual(80))),
+        (Residual(112, squeeze=True), Global(Residual(112, squeeze=True))),
+        (Global(Residual(160, 5, stride=2, squeeze=True)),),
+        (Pointwise(960),),
+    ),
+)
+
+EFFICIENTNET_B0: Final = Architecture(
+    stem=32,
+    act=nn.SiLU,
+    squeeze=_squeeze_by_input,
+    stages=(
+        (Residual(16, expand=1, squeeze=True),),
+        (
+            Residual(24, stride=2, squeeze=True),
+            Global(Residual(24, squeeze=True), PDE(dt=0.1), diffusivity=2.0),
+        ),
+        (
+            Residual(40, 5, stride=2, squeeze=True),
+            Global(Residual(40, 5, squeeze=True), PDE(dt=0.1, spacing=(2, 2)), diffusivity=2.0),
+        ),
+        (Residual(80, stride=2, squeeze=True), Global(Residual(80, squeeze=True))),
+        (Residual(112, 5, squeeze=True), Global(Residual(112, 5, squeeze=True))),
+        (Residual(192, 5, stride=2, squeeze=True), Global(Residual(192, 5, squeeze=True))),
+        (Residual(320, squeeze=True),),
+    ),
+)
+
+
+class MobileGlobal(ImageClassifier):
+    """The network of an `Architecture`: stem, `blocks` by stage, 1x1 convolution to 1280 channels, linear.
+
+    pde: if given, the equation of every Global layer in place of the published ones.
+    drop_rate: dropout before the linear layer; drop_path_rate: share of samples for which the branch of a
+    residual is dropped in training, rising linearly over the blocks from 0.
+
+    Initialisation is timm's for these families: convolutions N(0, 2 / fan-out) with the fan-out of one group,
+    linear weights uniform within 1 / sqrt(num_classes). The coefficients of the Global layers keep their own
+    and start near zero.
+    """
+
+    head_name = "classifier"
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        pde: PDE | None = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_in_chans(in_chans)
+        self.in_chans = in_chans
+        stem, act = architecture.stem, architecture.act
+        self.conv_stem = nn.Conv2d(in_chans, stem, 3, stride=2, padding=1, bias=False)
+        self.bn1 = BatchNormAct2d(stem, act_layer=act)
+        self.blocks = nn.Sequential()
+        features: dict[int, dict[str, Any]] = {}  # by reduction; the last stage of each counts
+        width, reduction, built = stem, 2, 0
+        total = sum(len(stage) for stage in architecture.stages)
+        for i, stage in enumerate(architecture.stages):
+            modules = []
+            for block in stage:
+                if isinstance(block, Global) and pde is not None:
+                    block = replace(block, pde=pde)
+                modules.append(_make_block(block, width, architecture, drop_path_rate * built / total))
+                width, reduction, built = block.width, reduction * block.stride, built + 1
+            self.blocks.append(nn.Sequential(*modules))
+            features[reduction] = feature(width, reduction, f"blocks.{i}")
+        self.feature_info = list(features.values())
+        self.pool_first = architecture.pool_first
+        self.conv_head = nn.Conv2d(width, HEAD, 1, bias=self.pool_first)
+        if self.pool_first:
+            self.act2 = act()
+        else:
+            self.bn2 = BatchNormAct2d(HEAD, act_layer=act)
+        self.make_head(HEAD, num_classes, global_pool, drop_rate)
+        if self.pool_first:
+            self.num_features = width
+        _initialise(self)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new linear layer for `num_classes` (0: none), and other pooling if named ("avg", "max", ...)."""
+        super().reset_classifier(num_classes, global_pool)
+        if self.pool_first and num_classes:
+            # timm's MobileNetV3 ends in a class of its own, which the published counts do not contain
+            like = self.conv_head.weight
+            self.classifier = Linear(HEAD, num_classes, device=like.device, dtype=like.dtype)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.bn1(self.conv_stem(x)))
+        if not self.pool_first:
+            x = self.bn2(self.conv_head(x))
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of a feature map; with `pre_logits` what the linear layer would read."""
+        x = self.global_pool(x)
+        if self.pool_first:
+            pooled = x.ndim == 2
+            x = self.act2(self.conv_head(x[:, :, None, None] if pooled else x))
+            x = x.flatten(1) if pooled else x
+        if self.drop_rate:
+            x = F.dropout(x, self.drop_rate, self.training)
+        if not pre_logits:
+            x = self.get_classifier()(x)
+        return x
+
+
+def _make_block(block: Block, c_in: int, architecture: Architecture, drop_path_rate: float) -> nn.Module:
+    if isinstance(block, Pointwise):
+        return ConvBnAct(c_in, block.width, 1, act_layer=architecture.act)
+    if isinstance(block, Residual):
+        return _make_residual(block, c_in, architecture, drop_path_rate)
+    return GlobalLayer(
+        block.width,
+        block.pde,
+        kernel_size=block.init.kernel,
+        bias=False,
+        diffusivity=block.diffusivity,
+        shared_product=block.shared_product,
+        init=_make_residual(block.init, c_in, architecture, drop_path_rate),
+        norm_eps=COEFFICIENT_EPS,
+        act=block.init.act or architecture.act,
+    )
+
+
+def _make_residual(
+    block: Residual, c_in: int, architecture: Architecture, drop_path_rate: float
+) -> nn.Module:
+    c_mid = c_in * block.expand
+    squeeze = architecture.squeeze if block.squeeze else None
+    settings: dict[str, Any] = {
+        "dw_kernel_size": block.kernel,
+        "stride": block.stride,
+        "act_layer": block.act or architecture.act,
+        "se_layer": squeeze(c_in, c_mid) if squeeze else None,
+        "drop_path_rate": drop_path_rate,
+    }
+    if block.expand == 1:
+        return DepthwiseSeparableConv(c_in, block.width, **settings)
+    return InvertedResidual(c_in, block.width, exp_ratio=block.expand, **settings)
+
+
+def _initialise(model: nn.Module) -> None:
+    """timm's initialisation, leaving out the coefficients of the Global layers."""
+    coefficients = {m for part in model.modules() if isinstance(part, Coefficient) for m in part.modules()}
+    for module in model.modules():
+        if module in coefficients:
+            continue
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            bound = 1.0 / math.sqrt(module.out_features)
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.zeros_(module.bias)
+
+
+for _name, _about, _architecture in (
+    ("mobilenetv2_global", "MobileNetV2 with five Global layers", MOBILENETV2),
+    ("mobilenetv3_global", "MobileNetV3-Large with five Global layers", MOBILENETV3),
+    ("efficientnet_b0_global", "EfficientNet-B0 with five Global layers", EFFICIENTNET_B0),
+):
+    register(
+        _name,
+        partial(MobileGlobal, _architecture),
+        family="mobile_global",
+        about=_about,
+        dataset="ImageNet-1K",
+        input_size=(3, 224, 224),
+        num_classes=1000,
+        first_conv="conv_stem",
+        classifier="classifier",
+        feature_cls="hook",
+        features=5,
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+    )
