@@ -33,7 +33,7 @@ def near_names(name: str, known: Iterable[str], *, most: int = 4) -> list[str]:
     >>> near_names("resnet_globl_cifar", ["resnet_global_cifar", "digits_conv"])
     ['resnet_global_cifar']
     """
-    return difflib.get_close_matches(name, sorted(set(known)), n=most, cutoff=0.5)
+    return difflib.get_close_matches(name, sorted(set(known)), n=most, cutoff=0.6)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, way_out: str = "") -> UserError:
