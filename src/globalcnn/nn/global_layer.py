@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ from .coefficients import Coefficient, NetFactory, check_kernel_size, find_netwo
 
 @dataclass(frozen=True)
 class Fields:
-    """What the layer predicted for one input: velocity (u, v) and diffusion (Dx, Dy), (N, C, H, W) or numbers."""
+    """What the layer predicted for one input: velocity and diffusion, (N, C, H, W); Dx, Dy may be numbers."""
 
     u: Tensor
     v: Tensor
@@ -59,8 +60,8 @@ class Evolution:
 class GlobalLayer(nn.Module):
     """Evolve a feature map for K steps of `dH/dt = Dx H_xx + Dy H_yy + div((u, v) H) + f`.
 
-    The defaults are the published layer of the CIFAR networks: four depthwise 3x3 convolutions predict u, v, Dx
-    and Dy from the features, each through BatchNorm (eps = channels) and ReLU; K = 1, dt = 0.2, dx = dy = 1,
+    The defaults are the published layer of the CIFAR networks: four depthwise 3x3 convolutions predict u, v,
+    Dx and Dy from the features, each through BatchNorm (eps = channels) and ReLU; K = 1, dt = 0.2, dx = dy = 1,
     periodic; then BatchNorm and ReLU. Input and output (N, C, H, W), any H, W >= 1; with an `init` block the
     output has the shape of that block's.
 
@@ -69,17 +70,17 @@ class GlobalLayer(nn.Module):
     channels: C of the state (what `init` returns, if there is one).
     pde: steps, dt, spacing, boundary, scheme; default `PDE()`.
     kernel_size: side of the coefficient convolutions, odd; 3.
-    coefficients: "depthwise" (published), "full", "pointwise", "identity", "basic", "bottleneck", or a function
-        (channels, kernel_size, bias) -> module that keeps the shape.
-    bias: whether the coefficient convolutions have one (the norm cancels it; the published counts of the CIFAR
-        networks include it); True.
+    coefficients: "depthwise" (published), "full", "pointwise", "identity", "basic", "bottleneck", or a
+        function (channels, kernel_size, bias) -> module that keeps the shape.
+    bias: whether the coefficient convolutions have one (the norm cancels it; the published counts of the
+        CIFAR networks include it); True.
     diffusivity: None learns Dx and Dy from the features; a number, or a pair (Dx, Dy), keeps them constant.
     shared_product: u = v = act(a * act(b)) of the two velocity networks a and b, likewise Dx = Dy; False.
     velocity_from: predict u, v from "h" (after init, published) or "f" (before it).
     start_from: level before the first, H_old: "f" (published) or "h".
     source: whether f enters the equation as its source; True.
-    init: block that makes h of f; None for identity. If it changes the shape, f becomes h too. It may take two
-        inputs, see `forward`.
+    init: block that makes h of f; None for identity. If it changes the shape, f becomes h too. It may take
+        two inputs, see `forward`.
     norm_eps: eps of the four coefficient norms; None stands for `float(channels)`, which keeps velocities
         small; the ImageNet networks use 1e-5.
     residual: add f after the activation; False.
@@ -125,8 +126,13 @@ class GlobalLayer(nn.Module):
         _check_choice("velocity_from", velocity_from, ("h", "f"))
         _check_choice("start_from", start_from, ("f", "h"))
         eps = float(channels) if norm_eps is None else norm_eps
-        if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
+        number = isinstance(eps, (int, float)) and not isinstance(eps, bool)
+        if not (number and math.isfinite(eps) and eps > 0):
             raise UserError(f"GlobalLayer: norm_eps={norm_eps!r} must be a finite number > 0, or None for C")
+        if init is not None and not isinstance(init, nn.Module):
+            raise UserTypeError(f"GlobalLayer: init={init!r} must be a module or None for identity")
+        if isinstance(act, nn.Module) or not callable(act):
+            raise UserTypeError(f"GlobalLayer: act={act!r} must be a class of modules, such as torch.nn.ReLU")
         net = find_network(coefficients)
 
         self.channels = channels
@@ -151,7 +157,7 @@ class GlobalLayer(nn.Module):
         self._start_near_zero()
 
     def _start_near_zero(self) -> None:
-        """Coefficient convolutions N(0, 2 / (C k k)), not divided by the groups: the layer starts near identity."""
+        """Coefficient convolutions N(0, 2 / (C k k)), not divided by the groups: small coefficients."""
         names = ["velocity_x", "velocity_y"] + ([] if self.diffusivity else ["diffusion_x", "diffusion_y"])
         for name in names:
             for module in self.get_submodule(name).modules():
@@ -180,6 +186,10 @@ class GlobalLayer(nn.Module):
     def _start(self, f: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """(h, f) at the start of the evolution."""
         if self.init is None:
+            if before is not None:
+                raise UserError(
+                    "GlobalLayer: a second input came, but there is no init block to take it (init=)"
+                )
             h = f
         elif before is None:
             h = self.init(f)
@@ -195,11 +205,10 @@ class GlobalLayer(nn.Module):
 
     def _solve(self, h: Tensor, f: Tensor, c: Fields, pde: PDE) -> Tensor:
         h_old = f if self.start_from == "f" else h
+        source = f.to(h.dtype) if self.source else None
         # under autocast the convolutions may return a lower precision than the state: one dtype for the solve
-        u, v, Dx, Dy = (A.to(h.dtype) if isinstance(A, Tensor) else A for A in (c.u, c.v, c.Dx, c.Dy))
-        return solve(
-            h, h_old.to(h.dtype), f.to(h.dtype) if self.source else None, u, v, Dx, Dy, pde  # type: ignore[arg-type]
-        )
+        Dx, Dy = (D.to(h.dtype) if isinstance(D, Tensor) else D for D in (c.Dx, c.Dy))
+        return solve(h, h_old.to(h.dtype), source, c.u.to(h.dtype), c.v.to(h.dtype), Dx, Dy, pde)
 
     def _finish(self, H: Tensor, f: Tensor) -> Tensor:
         out = self.act(self.norm(H))
@@ -208,7 +217,8 @@ class GlobalLayer(nn.Module):
     def forward(self, f: Tensor, before: Tensor | None = None) -> Tensor:
         """`act(norm(H))` after the evolution of `f`.
 
-        before: a second input for an init block of two inputs, which is called as `init(before, f)` (DARTS cells).
+        before: a second input for an init block of two inputs, which is called as `init(before, f)` (as
+        DARTS cells are).
         """
         h, f = self._start(f, before)
         return self._finish(self._solve(h, f, self.fields(h, f), self.pde), f)
@@ -217,35 +227,36 @@ class GlobalLayer(nn.Module):
     def evolution(self, f: Tensor, before: Tensor | None = None) -> Evolution:
         """What the PDE does to `f`: the state at every step 0..K and the fields that drive it. For pictures.
 
-        >>> layer = GlobalLayer(4, PDE(steps=3)).eval()
+        In eval mode, whatever the mode of the layer, which is left as it was.
+
+        >>> layer = GlobalLayer(4, PDE(steps=3))
         >>> len(layer.evolution(torch.randn(1, 4, 8, 8)).levels)
         4
         """
-        h, f = self._start(f, before)
-        c = self.fields(h, f)
-        levels = tuple(self._solve(h, f, c, replace(self.pde, steps=k)) for k in range(self.pde.steps + 1))
-        return Evolution(source=f, levels=levels, fields=c, output=self._finish(levels[-1], f))
+        with _at_rest(self):
+            h, f = self._start(f, before)
+            c = self.fields(h, f)
+            levels = [self._solve(h, f, c, replace(self.pde, steps=k)) for k in range(self.pde.steps + 1)]
+            return Evolution(source=f, levels=tuple(levels), fields=c, output=self._finish(levels[-1], f))
 
     @torch.no_grad()
     def stability(self, f: Tensor, before: Tensor | None = None) -> Stability:
         """How near the coefficients predicted for `f` are to the scheme's limit.
 
-        Nothing in the layer enforces the limit; a ratio above 1 means that some wavelength can grow from step to
-        step, which matters the more steps there are. Statistics of the norms are not updated.
+        Nothing in the layer enforces the limit; a ratio above 1 means that some wavelength can grow from step
+        to step, which matters the more steps there are. In eval mode, whatever the mode of the layer, which is
+        left as it was.
 
-        >>> layer = GlobalLayer(4).eval()
+        >>> layer = GlobalLayer(4)
         >>> layer.stability(torch.zeros(1, 4, 8, 8)).stable
         True
         """
-        was_training = self.training
-        self.eval()
-        try:
+        with _at_rest(self):
             h, f = self._start(f, before)
             c = self.fields(h, f)
-        finally:
-            self.train(was_training)
         Dx, Dy = (
-            D.float() if isinstance(D, Tensor) else torch.tensor(float(D), device=h.device) for D in (c.Dx, c.Dy)
+            D.float() if isinstance(D, Tensor) else torch.tensor(float(D), device=h.device)
+            for D in (c.Dx, c.Dy)
         )
         u, v = c.u.float(), c.v.float()
         ratio = self.pde.scheme.stability_ratio(u, v, Dx, Dy, self.pde)
@@ -261,7 +272,7 @@ class GlobalLayer(nn.Module):
         )
 
     def pde_multiplies(self, height: int, width: int) -> int:
-        """Elementwise multiplies of the solve for one image, written out literally (published counts omit them).
+        """Multiplies of the solve for one image, elementwise, written out (published counts omit them).
 
         >>> GlobalLayer(16).pde_multiplies(32, 32)
         458752
@@ -277,6 +288,18 @@ class GlobalLayer(nn.Module):
         return f"{self.channels}, {self.pde}, diffusivity={diffusion}, shared_product={self.shared_product}"
 
 
+@contextmanager
+def _at_rest(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each submodule has its own flag again, also those frozen in eval mode."""
+    flags = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, flag in flags:
+            m.training = flag
+
+
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"GlobalLayer: {name}={value!r} must be one of {', '.join(map(repr, allowed))}")
@@ -289,6 +312,6 @@ def _as_pair(diffusivity: float | tuple[float, float] | None) -> tuple[float, fl
     numbers = len(pair) == 2 and all(isinstance(D, (int, float)) and not isinstance(D, bool) for D in pair)
     if not numbers or not all(math.isfinite(D) and D >= 0 for D in pair):
         raise UserError(
-            f"GlobalLayer: diffusivity={diffusivity!r} must be None (learned), a number >= 0, or a pair of them"
+            f"GlobalLayer: diffusivity={diffusivity!r} must be a number >= 0, a pair of them, or None (learned)"
         )
     return float(pair[0]), float(pair[1])
