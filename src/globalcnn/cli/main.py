@@ -15,13 +15,17 @@ from ..errors import UserError, unknown_name
 from ..train import TrainingDiverged
 from .console import console
 
-ABOUT = (
-    "Global layers for PyTorch: networks that let a feature map evolve under a PDE instead of repeating blocks."
-)
+ABOUT = "Global layers for PyTorch: networks that let a feature map evolve under a PDE instead of repeating blocks."
 
 # name -> (module in this package, what it is for); the module has `Args`, a dataclass, and `run(args)`
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "the main job on built-in real digits, with tables and pictures"),
+    "list": ("list_models", "which networks there are"),
+    "info": ("info", "layers, parameters, multiply-adds, depth and receptive field of a network"),
     "train": ("train", "train a network and keep the run in a folder"),
+    "eval": ("evaluate", "how good a trained network is"),
+    "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
+    "env": ("env", "versions, hardware, and which backends of the operator can run here"),
 }
 
 
@@ -36,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         return _say_error("stopped; a training goes on with --resume", 130)
-    except BrokenPipeError:  # the reader of our output has gone; the interpreter must not complain at exit either
+    except (
+        BrokenPipeError
+    ):  # the reader of our output has gone; the interpreter must not complain at exit either
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115
         return 141
     except Exception as error:
@@ -65,7 +71,7 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS, way_out=f"Commands: {', '.join(COMMANDS)}")
     module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     arguments = tyro.cli(module.Args, prog=f"globalcnn {name}", args=rest, config=config)
     module.run(arguments)
     return 0

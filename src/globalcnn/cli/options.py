@@ -23,7 +23,7 @@ class DataOptions:
     or folder:PATH (one folder per class)."""
     data_dir: Path | None = None
     """Folder that holds mnist, cifar10 or cifar100."""
-    download: bool = False
+    download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Download mnist, cifar10 or cifar100 into --data-dir if they are not there."""
     image_size: int | None = None
     """Resize the images to this side, in pixels. Default: as they are; 224 for folders of larger images."""
@@ -44,7 +44,13 @@ def _recipe_options() -> type:
     """A dataclass with every field of `Recipe`, optional: None leaves the recipe's own value."""
     options: list[tuple[str, Any, Any]] = []
     hints = {f.name: f for f in fields(Recipe)}
-    types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "tuple[int, ...]": tuple[int, ...]}
+    types: dict[str, Any] = {
+        "int": int,
+        "float": float,
+        "bool": bool,
+        "str": str,
+        "tuple[int, ...]": tuple[int, ...],
+    }
     for name, f in hints.items():
         if name == "name":
             continue
@@ -71,7 +77,9 @@ def new_folder(path: Path, *, overwrite: bool, ours: Sequence[str]) -> Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"the output folder {str(path)!r} is a file; choose another --out")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise UserError(f"the output folder {str(path)!r} is not empty: choose another --out, or give --overwrite")
+        raise UserError(
+            f"the output folder {str(path)!r} is not empty: choose another --out, or give --overwrite"
+        )
     path.mkdir(parents=True, exist_ok=True)
     for name in ours:
         (path / name).unlink(missing_ok=True)

@@ -90,7 +90,11 @@ class TrainingReporter:
             say(text)
         self._last_line = time.monotonic()
         if self._board is not None:
-            figures = {"loss/train": result.train_loss, "lr": result.lr, "accuracy/train": result.train_accuracy}
+            figures = {
+                "loss/train": result.train_loss,
+                "lr": result.lr,
+                "accuracy/train": result.train_accuracy,
+            }
             if result.validation is not None:
                 figures |= {"loss/val": result.validation.loss, "accuracy/val": result.validation.accuracy}
             for name, value in figures.items():

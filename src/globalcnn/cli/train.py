@@ -40,9 +40,9 @@ class Args:
     """Of weights, order and augmentation; on a CPU the same seed gives the same weights, bit for bit."""
     out: Path | None = None
     """Run folder. Default: runs/MODEL-DATA-seedSEED."""
-    resume: bool = False
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with the run in --out where it stopped."""
-    overwrite: bool = False
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in --out."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -57,7 +57,9 @@ def run(args: Args) -> None:
     settings = {k: v for k in ("num_classes", "in_chans") if (v := getattr(args, k)) is not None}
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
-        say(f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; run folder {out}")
+        say(
+            f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; run folder {out}"
+        )
     with TrainingReporter(folder=out) as reporter:
         result = train(
             args.model,
@@ -86,5 +88,3 @@ def run(args: Args) -> None:
 def _slug(name: str) -> str:
     kind, _, path = name.partition(":")
     return f"{kind}-{Path(path).stem}" if path else kind
-
-

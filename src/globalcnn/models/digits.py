@@ -9,12 +9,15 @@ Source: Kag and Saligrama, CVPR 2022, MNIST-10 experiment and the figure of its 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..nn import Evolution, Fields
 from ..ops import PDE, solve
 from .base import ImageClassifier, check_in_chans, feature
 from .mnist import MEAN, STD
@@ -62,9 +65,18 @@ class GlobalBody(nn.Module):
         self.pde = pde
 
     def forward(self, f: Tensor) -> Tensor:
-        velocity = self.g(f).to(f.dtype)
-        H = solve(f, f, f, velocity, velocity, self.diffusivity, self.diffusivity, self.pde)
-        return F.relu(self.norm(H))
+        return F.relu(self.norm(self._solve(f, self.g(f).to(f.dtype), self.pde)))
+
+    def _solve(self, f: Tensor, velocity: Tensor, pde: PDE) -> Tensor:
+        return solve(f, f, f, velocity, velocity, self.diffusivity, self.diffusivity, pde)
+
+    @torch.no_grad()
+    def evolution(self, f: Tensor) -> Evolution:
+        """The state at every step 0..K and the fields that drive it, as `GlobalLayer.evolution` gives them."""
+        velocity = self.g(f)
+        levels = tuple(self._solve(f, velocity, replace(self.pde, steps=k)) for k in range(self.pde.steps + 1))
+        fields = Fields(velocity, velocity, self.diffusivity, self.diffusivity)
+        return Evolution(source=f, levels=levels, fields=fields, output=F.relu(self.norm(levels[-1])))
 
     def pde_multiplies(self, height: int, width: int) -> int:
         """Elementwise multiplies of the solve for one image, written out literally."""

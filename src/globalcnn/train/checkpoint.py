@@ -41,9 +41,7 @@ class Description:
 
     def build(self) -> nn.Module:
         """The network, with fresh weights."""
-        return create_model(
-            self.model, num_classes=self.num_classes, in_chans=self.in_chans, **self.settings
-        )
+        return create_model(self.model, num_classes=self.num_classes, in_chans=self.in_chans, **self.settings)
 
     def misfits(self, num_classes: int, in_chans: int) -> list[str]:
         """In words, where this does not fit data of `num_classes` and `in_chans`."""

@@ -30,9 +30,7 @@ class Evaluation:
     @property
     def per_class(self) -> tuple[float, ...]:
         """Accuracy of each class; NaN for a class without images."""
-        return tuple(
-            row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.confusion)
-        )
+        return tuple(row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.confusion))
 
 
 @torch.no_grad()

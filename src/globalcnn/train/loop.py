@@ -60,7 +60,9 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
     unused_parameters: whether a step may leave parameters without gradient (auxiliary heads, stochastic depth).
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
-        raise UserError(f"device={device!r} must be auto, cpu, cuda or mps (choose a card by CUDA_VISIBLE_DEVICES)")
+        raise UserError(
+            f"device={device!r} must be auto, cpu, cuda or mps (choose a card by CUDA_VISIBLE_DEVICES)"
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device='cuda', but torch finds no CUDA device here; take --device cpu")
     if device == "mps" and not torch.backends.mps.is_available():
@@ -125,11 +127,17 @@ class Trainer:
         )
 
     def _make_ema(self) -> ModelEmaV3 | None:
-        return ModelEmaV3(self.model, decay=self.recipe.ema_decay, use_warmup=True) if self.recipe.ema_decay else None
+        return (
+            ModelEmaV3(self.model, decay=self.recipe.ema_decay, use_warmup=True)
+            if self.recipe.ema_decay
+            else None
+        )
 
     def _make_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         r, steps = self.recipe, len(self.train_loader)
-        kind = {"cosine": "cosine", "step": "multistep", "exponential": "step", "constant": "step"}[r.schedule]
+        kind = {"cosine": "cosine", "step": "multistep", "exponential": "step", "constant": "step"}[
+            r.schedule
+        ]
         constant = r.schedule == "constant"
         schedule, _ = create_scheduler_v2(
             optimizer,

@@ -111,7 +111,12 @@ def train(
     trainer = Trainer(network, data, recipe, accelerator, seed=seed)
     about = {
         "model": asdict(description),
-        "data": {"name": data.name, "train": data.size("train"), "val": data.size("val"), "test": data.size("test")},
+        "data": {
+            "name": data.name,
+            "train": data.size("train"),
+            "val": data.size("val"),
+            "test": data.size("test"),
+        },
         "recipe": recipe.as_dict(),
         "seed": seed,
         "processes": accelerator.num_processes,
@@ -205,9 +210,7 @@ def _finish(
         best_test = trainer.judge(loader, final.to(trainer.accelerator.device))
     final.load_state_dict(trainer.weights)
     folder.summarise(history, test, best_test, best_epoch)
-    return RunResult(
-        final.to("cpu").eval(), description, test, best_test, best_epoch, tuple(history)
-    )
+    return RunResult(final.to("cpu").eval(), description, test, best_test, best_epoch, tuple(history))
 
 
 @dataclass(frozen=True)
@@ -228,13 +231,17 @@ class _Folder:
                 raise UserError("resume needs the run folder to resume from: give out (--out)")
             return _Folder(None, accelerator, about, False)
         if resume and overwrite:
-            raise UserError("resume and overwrite exclude each other: go on with the run in the folder, or replace it")
+            raise UserError(
+                "resume and overwrite exclude each other: go on with the run in the folder, or replace it"
+            )
         if out.exists() and not out.is_dir():
             raise UserError(f"the run folder {str(out)!r} is a file; choose another --out")
         filled = out.is_dir() and any(out.iterdir())
         resumed = resume and (out / STATE).is_file()
         if resume and filled and not resumed:
-            raise UserError(f"{str(out)!r} holds no training state ({STATE}) to resume from; choose another --out")
+            raise UserError(
+                f"{str(out)!r} holds no training state ({STATE}) to resume from; choose another --out"
+            )
         if filled and not (resume or overwrite):
             raise UserError(
                 f"the run folder {str(out)!r} is not empty: --resume goes on with its run, --overwrite replaces "
@@ -289,7 +296,9 @@ class _Folder:
         try:
             trainer.load_state(state)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"the training state in {str(self.path)!r} does not fit this run: {error}") from error
+            raise UserError(
+                f"the training state in {str(self.path)!r} does not fit this run: {error}"
+            ) from error
         return [dict(figures) for figures in state["history"]]
 
     def best(self, history: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, int | None]:

@@ -1,5 +1,7 @@
 """Pictures."""
 
+from .comparison import plot_comparison
 from .curves import plot_curves
+from .maps import plot_evolution, plot_feature_maps, strongest_channels
 
-__all__ = ["plot_curves"]
+__all__ = ["plot_comparison", "plot_curves", "plot_evolution", "plot_feature_maps", "strongest_channels"]

@@ -8,9 +8,7 @@ from . import cifar, imagenet, mnist
 
 MODERN = Recipe()
 
-RECIPES: dict[str, Recipe] = {
-    r.name: r for r in (MODERN, *cifar.RECIPES, *mnist.RECIPES, *imagenet.RECIPES)
-}
+RECIPES: dict[str, Recipe] = {r.name: r for r in (MODERN, *cifar.RECIPES, *mnist.RECIPES, *imagenet.RECIPES)}
 PUBLISHED_FOR: dict[str, str] = {**cifar.MODELS, **mnist.MODELS, **imagenet.MODELS}
 
 

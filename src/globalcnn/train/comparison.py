@@ -1,0 +1,156 @@
+"""Several networks, one recipe: accuracy over seeds, size, and latency measured side by side."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import DataSource
+from ..errors import UserError
+from ..measure import Counts, Latency, count, latency
+from .evaluate import Evaluation
+from .recipe import Recipe
+from .run import Reporter, RunResult, train
+
+BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One network of a comparison.
+
+    accuracies: test accuracy of each seed (shares of 1), by the rule in `judged_by`; mean, spread: their mean and
+    sample standard deviation (None for one seed); latencies: by batch size; seconds: training, each seed;
+    models: the trained networks, one per seed.
+    """
+
+    model: str
+    params: int
+    macs: int
+    macs_paper: int
+    macs_total: int
+    seeds: tuple[int, ...]
+    evaluations: tuple[Evaluation, ...]
+    latencies: dict[int, Latency]
+    seconds: tuple[float, ...]
+    models: tuple[nn.Module, ...]
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Test accuracy of each seed."""
+        return tuple(e.accuracy for e in self.evaluations)
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the seeds."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over the seeds."""
+        return statistics.stdev(self.accuracies) if len(self.seeds) > 1 else None
+
+    def confusions(self, a: int, b: int) -> tuple[int, ...]:
+        """Confusions between two classes, both directions, for each seed."""
+        return tuple(e.confusions(a, b) for e in self.evaluations)
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as plain values, for JSON."""
+        return {
+            "model": self.model,
+            "params": self.params,
+            "macs": self.macs,
+            "macs_paper": self.macs_paper,
+            "macs_total": self.macs_total,
+            "seeds": list(self.seeds),
+            "accuracy": list(self.accuracies),
+            "accuracy_mean": self.mean,
+            "accuracy_spread": self.spread,
+            "confusion": [e.confusion for e in self.evaluations],
+            "latency": {str(b): asdict(t) for b, t in self.latencies.items()},
+            "training_seconds": list(self.seconds),
+        }
+
+
+def judged_by(recipe: Recipe) -> str:
+    """Which weights a comparison judges: those of the last epoch, unless images are held out to choose by."""
+    if recipe.validation:
+        return "the epoch that is best on the held-out images"
+    return "the last epoch"
+
+
+def compare(
+    models: Sequence[str],
+    data: DataSource,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    out: Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    batches: Sequence[int] = BATCHES,
+    reporter: Callable[[str], AbstractContextManager[Reporter]],
+) -> list[Compared]:
+    """Train every network with every seed, by the same recipe, then measure all side by side.
+
+    out: holds one run folder per training, MODEL/seedSEED; None keeps none.
+    resume: go on with trainings that were stopped; finished ones are not repeated.
+    batches: batch sizes of the latency, measured alternating in this process after all trainings.
+    reporter: makes the reporter of the training with that label.
+    """
+    if not models or len(set(models)) != len(models):
+        raise UserError(f"models={list(models)!r}: give at least one network, each once")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(f"seeds={list(seeds)!r}: give at least one seed, each once")
+    runs: dict[str, list[RunResult]] = {}
+    for model in models:
+        runs[model] = []
+        for seed in seeds:
+            folder = None if out is None else out / model / f"seed{seed}"
+            going_on = resume and folder is not None and (folder / "state.pt").is_file()
+            with reporter(f"{model} seed {seed}") as speaker:
+                runs[model].append(
+                    train(
+                        model,
+                        data,
+                        recipe,
+                        out=folder,
+                        seed=seed,
+                        device=device,
+                        resume=going_on,
+                        reporter=speaker,
+                    )
+                )
+    size = (data.in_chans, *data.image_size)
+    counts = {m: count(runs[m][0].model, size) for m in models}
+    times = {b: _latencies({m: runs[m][0].model for m in models}, size, b) for b in batches}
+    return [_compared(m, counts[m], seeds, runs[m], {b: times[b][m] for b in batches}) for m in models]
+
+
+def _latencies(models: dict[str, nn.Module], size: tuple[int, int, int], batch: int) -> dict[str, Latency]:
+    example = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+    return latency(models, example, runs=20, warmup=3, seconds=2.0)
+
+
+def _compared(
+    model: str, counts: Counts, seeds: Sequence[int], runs: Sequence[RunResult], latencies: dict[int, Latency]
+) -> Compared:
+    return Compared(
+        model=model,
+        params=counts.params,
+        macs=counts.macs,
+        macs_paper=counts.macs_paper,
+        macs_total=counts.macs_total,
+        seeds=tuple(seeds),
+        evaluations=tuple(r.best_test or r.test for r in runs),
+        latencies=latencies,
+        seconds=tuple(sum(e["seconds"] for e in r.epochs) for r in runs),
+        models=tuple(r.model for r in runs),
+    )
