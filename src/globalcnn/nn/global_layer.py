@@ -49,7 +49,7 @@ class Stability:
 
 @dataclass(frozen=True)
 class Evolution:
-    """The state at every step for one input: `levels[k]` is H after k steps; with the fields that drove it."""
+    """The state at every step for one input: `levels[k]` is H after k steps; the fields that drove it."""
 
     source: Tensor
     levels: tuple[Tensor, ...]
@@ -61,9 +61,9 @@ class GlobalLayer(nn.Module):
     """Evolve a feature map for K steps of `dH/dt = Dx H_xx + Dy H_yy + div((u, v) H) + f`.
 
     The defaults are the published layer of the CIFAR networks: four depthwise 3x3 convolutions predict u, v,
-    Dx and Dy from the features, each through BatchNorm (eps = channels) and ReLU; K = 1, dt = 0.2, dx = dy = 1,
-    periodic; then BatchNorm and ReLU. Input and output (N, C, H, W), any H, W >= 1; with an `init` block the
-    output has the shape of that block's.
+    Dx and Dy from the features, each through BatchNorm (eps = channels) and ReLU; K = 1, dt = 0.2,
+    dx = dy = 1, periodic; then BatchNorm and ReLU. Input and output (N, C, H, W), any H, W >= 1; with an
+    `init` block the output has the shape of that block's.
 
     Parameters
     ----------
@@ -243,9 +243,9 @@ class GlobalLayer(nn.Module):
     def stability(self, f: Tensor, before: Tensor | None = None) -> Stability:
         """How near the coefficients predicted for `f` are to the scheme's limit.
 
-        Nothing in the layer enforces the limit; a ratio above 1 means that some wavelength can grow from step
-        to step, which matters the more steps there are. In eval mode, whatever the mode of the layer, which is
-        left as it was.
+        Nothing in the layer enforces the limit; a ratio above 1 means that some wavelength can grow from
+        step to step, which matters the more steps there are. In eval mode, whatever the mode of the layer,
+        which is left as it was.
 
         >>> layer = GlobalLayer(4)
         >>> layer.stability(torch.zeros(1, 4, 8, 8)).stable
@@ -312,6 +312,6 @@ def _as_pair(diffusivity: float | tuple[float, float] | None) -> tuple[float, fl
     numbers = len(pair) == 2 and all(isinstance(D, (int, float)) and not isinstance(D, bool) for D in pair)
     if not numbers or not all(math.isfinite(D) and D >= 0 for D in pair):
         raise UserError(
-            f"GlobalLayer: diffusivity={diffusivity!r} must be a number >= 0, a pair of them, or None (learned)"
+            f"GlobalLayer: diffusivity={diffusivity!r} must be a number >= 0, a pair, or None (learned)"
         )
     return float(pair[0]), float(pair[1])
