@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The move is atomic, so a reader (or a killed process) sees the old file or the new one, never half of one.
     The temporary name keeps the suffix of `path`, because writers such as matplotlib choose the format by it.
+    A file that was there keeps its permissions, a link its target. Folders on the way are made. A path that
+    cannot be written is a `UserError` before the block begins.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as d:
@@ -27,22 +30,31 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     (Path(d) / "a.txt").read_text()
     'whole'
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UserError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
     except OSError as error:
-        raise UserError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     os.close(handle)
     part = Path(name)
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes files private; an output should look like any other
+        part.chmod(_permissions(target))  # mkstemp makes files private; an output should look like any other
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _permissions(target: Path) -> int:
+    """Those that `target` has, or those of any new file."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
