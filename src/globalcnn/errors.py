@@ -23,7 +23,8 @@ class MissingExtra(UserError, ImportError):
 
     def __init__(self, package: str, *, feature: str, extra: str) -> None:
         super().__init__(
-            f'{feature} needs the package {package!r}, which is not installed: pip install "globalcnn[{extra}]"'
+            f"{feature} needs the package {package!r}, which is not installed: "
+            f'pip install "globalcnn[{extra}]"'
         )
 
 

@@ -27,9 +27,9 @@ JSON, PICTURE = "compare.json", "compare.png"
 class Args:
     """Train several networks by the same recipe with several seeds, and compare them.
 
-    Prints a table of test accuracy (mean and spread over the seeds), parameters, multiply-adds (convolution and
-    linear; all, with the solve) and latency measured side by side; writes compare.json, compare.png and one run
-    folder per training into --out.
+    Prints a table of test accuracy (mean and spread over the seeds), parameters, multiply-adds (convolution
+    and linear; all, with the solve) and latency measured side by side; writes compare.json, compare.png and
+    one run folder per training into --out.
     """
 
     models: tyro.conf.Positional[tuple[str, ...]]
@@ -100,7 +100,7 @@ def _check_pair(pair: tuple[int, int] | None, data: DataSource) -> None:
 
 
 def prepare_out(out: Path, about: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """A folder for the comparison `about`: new, or one of the same comparison to resume, or one to replace."""
+    """A folder for the comparison `about`: new, or of the same comparison to resume, or one to replace."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     plan = out / "plan.json"
@@ -116,7 +116,8 @@ def prepare_out(out: Path, about: dict[str, Any], *, resume: bool, overwrite: bo
             raise UserError(f"the comparison in {str(out)!r} was another one: {', '.join(changed)} differ")
     elif filled and not overwrite:
         raise UserError(
-            f"--out {str(out)!r} is not empty: --resume goes on with it, --overwrite replaces it, or choose another"
+            f"--out {str(out)!r} is not empty: --resume goes on with it, --overwrite replaces it, "
+            "or choose another"
         )
     elif filled:
         _clear(out, plan)

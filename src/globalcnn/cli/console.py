@@ -13,7 +13,7 @@ PLAIN_WIDTH = 160
 
 
 def console(*, error: bool = False) -> Console:
-    """A console for standard output (or error) as it is now; wide and without colour where it is no terminal."""
+    """A console for standard output (or error) as it is now; wide and plain where it is no terminal."""
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())

@@ -16,6 +16,7 @@ from ..data import DataSource, load_data
 from ..errors import UserError
 from ..files import write_json
 from ..measure import environment
+from ..models.base import ImageClassifier
 from ..models.digits import GlobalBody
 from ..nn import Evolution, GlobalLayer
 from ..train import Recipe, suited_to
@@ -42,10 +43,10 @@ OUTPUTS = (
 class Args:
     """The main job in small: train, compare and picture, on 5,000 real digits that are built in.
 
-    (1) the three MNIST-10 backbones: accuracy, confusions between 3 and 5, and the feature map of one "3" after
-    each; (2) ResNet against ResNet-Global: accuracy, parameters, multiply-adds, time; (3) what the PDE did to one
-    image. About two minutes on two cores. The digits are 4,000 for training and 1,000 for testing, so accuracies
-    are lower than on all of MNIST; results/ has those.
+    (1) the three MNIST-10 backbones: accuracy, confusions between 3 and 5, and the feature map of one "3"
+    after each; (2) ResNet against ResNet-Global: accuracy, parameters, multiply-adds, time; (3) what the PDE
+    did to one image. The digits are 4,000 for training and 1,000 for testing, so accuracies are lower than on all
+    of MNIST; results/ has those.
     """
 
     out: Path = Path("demo-out")
@@ -67,7 +68,8 @@ def run(args: Args) -> None:
     data = load_data("digits", validation=0.0)
     base = suited_to(Recipe(validation=0.0, label_smoothing=0.0), "digits")
     say(
-        f"data: {len(data.classes)} classes of real digits, {data.size('train')} to train, {data.size('test')} to test"
+        f"data: real digits of {len(data.classes)} classes, {data.size('train')} to train and "
+        f"{data.size('test')} to test"
     )
 
     say("\n(1) three backbones of about 500 parameters: convolution, residual, Global")
@@ -128,7 +130,7 @@ def _picture_backbones(backbones: Sequence[Compared], image: Tensor, out: Path) 
     plot_comparison(
         [b.figures() for b in backbones], out / "backbones.png", title="three backbones on digits"
     )
-    maps = {b.model: b.models[0].forward_features(image)[0, 0] for b in backbones}
+    maps = {b.model: _features(b.models[0], image)[0, 0] for b in backbones}
     plot_feature_maps(
         image[0, 0], maps, out / "feature_maps.png", title='feature map of a "3" after each backbone'
     )
@@ -161,6 +163,11 @@ def _picture_evolutions(digits: nn.Module, resnet: nn.Module, image: Tensor, out
     }
 
 
+def _features(model: nn.Module, images: Tensor) -> Tensor:
+    assert isinstance(model, ImageClassifier)
+    return model.forward_features(images)
+
+
 @torch.no_grad()
 def input_of(model: nn.Module, module: nn.Module, images: Tensor) -> Tensor:
     """What `module` reads when `images` go through `model`."""
@@ -190,7 +197,8 @@ def _in_words(facts: dict[str, Any]) -> list[str]:
     for name, f in facts.items():
         line = (
             f"  {name}: H changed by {100 * f['relative_change']:.0f} % in {f['steps']} step(s); "
-            f"largest speed {f['largest_speed']:.3g} pixels per unit of time, mean D ({f['mean_Dx']:.3g}, {f['mean_Dy']:.3g})"
+            f"largest speed {f['largest_speed']:.3g} pixels per unit of time, "
+            f"mean D ({f['mean_Dx']:.3g}, {f['mean_Dy']:.3g})"
         )
         if "stability_ratio" in f:
             line += f"; stability ratio {f['stability_ratio']:.3g} (stable up to 1)"

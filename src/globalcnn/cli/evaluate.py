@@ -83,6 +83,7 @@ def check_fit(description: Description, data: DataSource) -> None:
     problems = description.misfits(len(data.classes), data.in_chans)
     if problems:
         raise UserError(
-            f"the checkpoint of {description.model!r} does not fit the data {data.name!r}: {' and '.join(problems)}. "
+            f"the checkpoint of {description.model!r} does not fit the data {data.name!r}: "
+            f"{' and '.join(problems)}. "
             "Give --data that it was trained for, or train a network on this data"
         )

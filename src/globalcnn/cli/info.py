@@ -20,8 +20,8 @@ from .console import say, table
 class Args:
     """Show what a network is made of and what it costs, for one image.
 
-    Multiply-adds come in three columns: of convolutions and linear layers; by the paper's counting (conv and its
-    bias, 2 per BatchNorm element, average pooling, linear); all, which is the paper's counting and the
+    Multiply-adds come in three columns: of convolutions and linear layers; by the paper's counting (conv and
+    its bias, 2 per BatchNorm element, average pooling, linear); all, which is the paper's counting and the
     multiplies of the PDE solve that it leaves out.
     """
 
@@ -85,9 +85,8 @@ def input_size(
     name: str, model: nn.Module, in_chans: int | None, image_size: tuple[int, int] | None
 ) -> tuple[int, int, int]:
     """(C, H, W) of the input that figures are given for."""
-    channels, height, width = (
-        model_info(name).input_size if name in list_models() else model.pretrained_cfg["input_size"]
-    )
+    config: Any = getattr(model, "pretrained_cfg", {})  # timm's description of its own models
+    channels, height, width = model_info(name).input_size if name in list_models() else config["input_size"]
     if image_size is not None:
         height, width = image_size
         if height < 1 or width < 1:

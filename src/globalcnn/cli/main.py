@@ -15,7 +15,7 @@ from ..errors import UserError, unknown_name
 from ..train import TrainingDiverged
 from .console import console
 
-ABOUT = "Global layers for PyTorch: networks that let a feature map evolve under a PDE instead of repeating blocks."
+ABOUT = "Global layers for PyTorch: a feature map evolves under a PDE instead of passing repeated blocks."
 
 # name -> (module in this package, what it is for); the module has `Args`, a dataclass, and `run(args)`
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 1 for a training that diverged, 2 for a mistake in what was given."""
+    """Run the command line; the exit status: 0, 1 for a training that diverged, 2 for a user's mistake."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
@@ -86,8 +86,8 @@ def _say_help() -> None:
     out.print(ABOUT + "\n", markup=False)
     out.print(commands)
     out.print(
-        "\n`globalcnn COMMAND --help` explains a command. A mistake in what was given ends in one line and exit "
-        "status 2;\n--debug shows the traceback. --version prints the version.",
+        "\n`globalcnn COMMAND --help` explains a command. A mistake in what was given ends in one line and\n"
+        "exit status 2; --debug shows the traceback. --version prints the version.",
         markup=False,
     )
 

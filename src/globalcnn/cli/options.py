@@ -19,8 +19,8 @@ class DataOptions:
     """Which images."""
 
     data: str = "digits"
-    """digits (5,000 real MNIST digits, built in), mnist, cifar10, cifar100, npz:PATH (keys as in Keras or MedMNIST),
-    or folder:PATH (one folder per class)."""
+    """digits (5,000 real MNIST digits, built in), mnist, cifar10, cifar100, npz:PATH (keys as in
+    Keras or MedMNIST), or folder:PATH (one folder per class)."""
     data_dir: Path | None = None
     """Folder that holds mnist, cifar10 or cifar100."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False

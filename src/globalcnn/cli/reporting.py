@@ -18,7 +18,7 @@ QUIET_SECONDS = 30.0
 
 
 class TrainingReporter:
-    """Tells of a training on standard output, and to TensorBoard if that is installed and `folder` is given."""
+    """Tells of a training on standard output, and to TensorBoard if installed and `folder` is given."""
 
     def __init__(self, *, folder: Path | None = None, label: str = "") -> None:
         self._terminal = sys.stdout.isatty()

@@ -20,10 +20,10 @@ from .reporting import TrainingReporter
 class Args:
     """Train a network: one of this library's or any of timm's.
 
-    Classes and input channels follow the data unless given. The run folder holds the resolved recipe, versions
-    and seed (run.json), figures per epoch (metrics.jsonl, curves.png), the last weights and those best on the
-    held-out images (safetensors), the training state, and at the end summary.json with the test accuracy.
-    Several processes: torchrun --nproc-per-node N -m globalcnn train ...
+    Classes and input channels follow the data unless given. The run folder holds the resolved recipe,
+    versions and seed (run.json), figures per epoch (metrics.jsonl, curves.png), the last weights and those
+    best on the held-out images (safetensors), the training state, and at the end summary.json with the test
+    accuracy. Several processes: torchrun --nproc-per-node N -m globalcnn train ...
     """
 
     model: tyro.conf.Positional[str]
@@ -58,7 +58,8 @@ def run(args: Args) -> None:
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         say(
-            f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; run folder {out}"
+            f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; "
+            f"run folder {out}"
         )
     with TrainingReporter(folder=out) as reporter:
         result = train(

@@ -1,7 +1,7 @@
 """Weights of the authors' released code, by name, into the networks here.
 
-The released code names the parts of a Global layer `convg`, `bng` (u), `convg1`, `bng1` (v), `convDx`, `bnDx`,
-`convDy`, `bnDy`, `init_h`, `bn_out`. A family whose names differ beyond that says so in `_FAMILIES`.
+The released code names the parts of a Global layer `convg`, `bng` (u), `convg1`, `bng1` (v), `convDx`,
+`bnDx`, `convDy`, `bnDy`, `init_h`, `bn_out`. A family whose names differ beyond that says so in `_FAMILIES`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def load_authors_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) 
     model: a network of this library with Global layers, or one of its baselines from the same code.
     state_dict: the authors' names to tensors; a common prefix "module." (saved from DataParallel) is removed.
 
-    Raises one `UserError` that lists all missing, unexpected and misshapen entries; the model is untouched then.
+    Raises one `UserError` that lists all missing, unexpected and misshapen entries; the model is untouched
+    then.
     """
     if not isinstance(state_dict, Mapping) or not all(isinstance(v, Tensor) for v in state_dict.values()):
-        raise UserTypeError("state_dict must map names to tensors; load the file and take its state dict out first")
+        raise UserTypeError(
+            "state_dict must map names to tensors; load the file and take its state dict out first"
+        )
     given = dict(state_dict)
     if given and all(k.startswith("module.") for k in given):
         given = {k.removeprefix("module."): v for k, v in given.items()}
@@ -68,7 +71,9 @@ def authors_names(model: nn.Module) -> dict[str, str]:
     family = next((rename for kind, rename in _FAMILIES.items() if isinstance(model, kind)), None)
     if family is None:
         known = ", ".join(kind.__name__ for kind in _FAMILIES)
-        raise UserError(f"no names of the authors' code are known for {type(model).__name__} (known: {known})")
+        raise UserError(
+            f"no names of the authors' code are known for {type(model).__name__} (known: {known})"
+        )
     layers = [n for n, m in model.named_modules() if isinstance(m, GlobalLayer)]
     return {k: family(model, _in_global_layer(k, layers)) for k in model.state_dict()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -11,15 +12,34 @@ import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, unknown_name
+
+
+def global_pooling(kind: str) -> nn.Module:
+    """Pooling of the whole feature map to (N, C): "avg", "max", "avgmax", "catavgmax" or "" for none (timm's)."""
+    known = (
+        "avg",
+        "max",
+        "avgmax",
+        "catavgmax",
+        "fast",
+        "fastavg",
+        "fastmax",
+        "fastavgmax",
+        "fastcatavgmax",
+        "",
+    )
+    if kind not in known:
+        raise unknown_name("global_pool", kind, known)
+    return SelectAdaptivePool2d(pool_type=kind, flatten=True)
 
 
 class ImageClassifier(nn.Module):
     """Features, pooling, one linear layer: images (N, in_chans, H, W) to logits (N, num_classes).
 
     A family writes `forward_features` and fills `feature_info`, then calls `make_head` at the end of its
-    constructor. `num_features` is the channel count of the feature map, `head_hidden_size` what the linear layer
-    reads; num_classes = 0 leaves the pooled features. `head_name` is the attribute of the linear layer.
+    constructor. `num_features` is the channel count of the feature map, `head_hidden_size` what the linear
+    layer reads; num_classes = 0 leaves the pooled features. `head_name` is the attribute of the linear layer.
     """
 
     head_name: ClassVar[str] = "fc"
@@ -29,11 +49,13 @@ class ImageClassifier(nn.Module):
     num_features: int
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
+    make_pool: Callable[[str], nn.Module]
 
     def make_head(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
         """Create the pooling and the linear layer."""
         self.num_features = self.head_hidden_size = num_features
         self.drop_rate = drop_rate
+        self.make_pool = global_pooling
         self.reset_classifier(num_classes, global_pool)
 
     @abstractmethod
@@ -61,7 +83,7 @@ class ImageClassifier(nn.Module):
             raise UserError(f"num_classes={num_classes!r} must be a whole number >= 0 (0: no classifier)")
         self.num_classes = num_classes
         if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+            self.global_pool = self.make_pool(global_pool)
         width = self.head_hidden_size
         head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
         setattr(self, self.head_name, head.to(_device_and_dtype(self)))
@@ -73,7 +95,7 @@ def _device_and_dtype(model: nn.Module) -> Tensor:
 
 
 def init_by_fan_out(model: nn.Module) -> None:
-    """Published initialisation: conv weights N(0, 2 / (C_out k k)), not divided by groups; norms at 1 and 0."""
+    """Published initialisation: conv weights N(0, 2 / (C_out k k)), not divided by groups; norms 1, 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * math.prod(module.kernel_size)

@@ -1,8 +1,8 @@
 """The three MNIST-10 backbones of about 500 parameters: convolution, residual, Global.
 
-BN(1)-ReLU-conv3x3(1 to 1) gives f; g is a second such block. digits_conv: h = g(f). digits_residual: h = f + g(f),
-BN, ReLU. digits_global: f evolves for K = 5 steps with u = v = g(f), D = 1, then BN, ReLU. Then ReLU, average pool
-to 7 x 7 (4 x 4 windows at 28 x 28), linear.
+BN(1)-ReLU-conv3x3(1 to 1) gives f; g is a second such block. digits_conv: h = g(f). digits_residual:
+h = f + g(f), BN, ReLU. digits_global: f evolves for K = 5 steps with u = v = g(f), D = 1, then BN, ReLU. Then
+ReLU, average pool to 7 x 7 (4 x 4 windows at 28 x 28), linear.
 
 Source: Kag and Saligrama, CVPR 2022, MNIST-10 experiment and the figure of its feature maps.
 """
@@ -26,8 +26,30 @@ from .registry import register
 GRID = 7
 
 
+class SingleConv2d(nn.Conv2d):
+    """A 3x3 convolution of one channel to one, written as nine shifted products.
+
+    The gradient of such a thin convolution takes oneDNN seven times as long as this (one AVX-512 core, batch
+    128 of 28 x 28: 14.1 ms against 2.0 ms forward and backward), and the nine products fuse when compiled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        padded = F.pad(x, (1, 1, 1, 1))
+        terms = [
+            self.weight[0, 0, i, j] * padded[:, :, i : i + height, j : j + width]
+            for i in range(3)
+            for j in range(3)
+        ]
+        return sum(terms[1:], terms[0])
+
+
 def _block(c_in: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(), nn.Conv2d(c_in, 1, 3, padding=1, bias=False))
+    conv = SingleConv2d() if c_in == 1 else nn.Conv2d(c_in, 1, 3, padding=1, bias=False)
+    return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(), conv)
 
 
 class ConvolutionBody(nn.Module):
@@ -38,7 +60,8 @@ class ConvolutionBody(nn.Module):
         self.g = _block(1)
 
     def forward(self, f: Tensor) -> Tensor:
-        return self.g(f)
+        h: Tensor = self.g(f)
+        return h
 
 
 class ResidualBody(nn.Module):
@@ -72,9 +95,10 @@ class GlobalBody(nn.Module):
 
     @torch.no_grad()
     def evolution(self, f: Tensor) -> Evolution:
-        """The state at every step 0..K and the fields that drive it, as `GlobalLayer.evolution` gives them."""
+        """The state at every step 0..K and the fields that drive it, like `GlobalLayer.evolution`."""
         velocity = self.g(f)
-        levels = tuple(self._solve(f, velocity, replace(self.pde, steps=k)) for k in range(self.pde.steps + 1))
+        plans = (replace(self.pde, steps=k) for k in range(self.pde.steps + 1))
+        levels = tuple(self._solve(f, velocity, plan) for plan in plans)
         fields = Fields(velocity, velocity, self.diffusivity, self.diffusivity)
         return Evolution(source=f, levels=levels, fields=fields, output=F.relu(self.norm(levels[-1])))
 
@@ -82,6 +106,20 @@ class GlobalBody(nn.Module):
         """Elementwise multiplies of the solve for one image, written out literally."""
         each = self.pde.scheme.multiplies_per_element(self.pde.steps, constant_diffusion=True)
         return each * height * width
+
+
+class GridPool(nn.Module):
+    """Average to 7 x 7 and flatten: (N, 1, h, w) to (N, 49)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, GRID).flatten(1)
+
+
+def grid_pooling(kind: str) -> nn.Module:
+    """The pooling is part of these networks, so only "avg" is taken."""
+    if kind != "avg":
+        raise UserError(f"global_pool={kind!r}: the digits networks always average to 7 x 7 (avg)")
+    return GridPool()
 
 
 class DigitsNet(ImageClassifier):
@@ -110,20 +148,12 @@ class DigitsNet(ImageClassifier):
         self.act = nn.ReLU()
         self.feature_info = [feature(1, 1, "act")]
         self.num_features, self.head_hidden_size, self.drop_rate = 1, GRID * GRID, drop_rate
+        self.make_pool = grid_pooling
         self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.act(self.body(self.stem(x)))
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new linear layer; the pooling is part of these networks, so only "avg" is taken."""
-        if global_pool not in (None, "avg"):
-            raise UserError(f"global_pool={global_pool!r}: the digits networks always average to 7 x 7")
-        super().reset_classifier(num_classes)
-
-    def global_pool(self, x: Tensor) -> Tensor:
-        """Average to 7 x 7 and flatten: (N, 49)."""
-        return F.adaptive_avg_pool2d(x, GRID).flatten(1)
+        features: Tensor = self.act(self.body(self.stem(x)))
+        return features
 
 
 for _kind, _about in {

@@ -3,8 +3,8 @@
 Stem conv3x3(1 to 64, valid, bias)-GN-ReLU-conv4x4 s2(bias)-GN-ReLU-conv4x4 s2(bias): 28, 26, 13, 6. Then the
 body, GN-ReLU, average pool, linear.
 
-Source: Chen et al., "Neural Ordinary Differential Equations", NeurIPS 2018, section 3 (the network and its stem);
-Kag and Saligrama, CVPR 2022, table of the ODE comparison.
+Source: Chen et al., "Neural Ordinary Differential Equations", NeurIPS 2018, section 3 (the network and its
+stem); Kag and Saligrama, CVPR 2022, table of the ODE comparison.
 """
 
 from __future__ import annotations
@@ -53,11 +53,16 @@ class MNISTNet(ImageClassifier):
         self.body = body
         self.norm = group_norm(WIDTH)
         self.act = nn.ReLU(inplace=True)
-        self.feature_info = [feature(WIDTH, 1, "stem.2"), feature(WIDTH, 2, "stem.5"), feature(WIDTH, 4, "act")]
+        self.feature_info = [
+            feature(WIDTH, 1, "stem.2"),
+            feature(WIDTH, 2, "stem.5"),
+            feature(WIDTH, 4, "act"),
+        ]
         self.make_head(WIDTH, num_classes, global_pool, drop_rate)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.body(self.stem(x))))
+        features: Tensor = self.act(self.norm(self.body(self.stem(x))))
+        return features
 
 
 class PreActBlock(nn.Module):
@@ -72,7 +77,8 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(y)))
+        branch: Tensor = self.conv2(F.relu(self.norm2(y)))
+        return x + branch
 
 
 def resnet_mnist(*, blocks: int = 6, num_classes: int = 10, in_chans: int = 1, **head: object) -> MNISTNet:

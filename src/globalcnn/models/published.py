@@ -14,8 +14,8 @@ class PublishedRow:
     """One row of a published table.
 
     published: figures as printed (acc in % top-1, params, macs, and others); expected: exact counts of the
-    published architecture at batch 1 (params, macs_conv_fc, macs_paper_counting, pde_multiplies; for equilibrium
-    networks macs_outside_the_solve and macs_per_evaluation), None for a reconstruction.
+    published architecture at batch 1 (params, macs_conv_fc, macs_paper_counting, pde_multiplies; for
+    equilibrium networks macs_outside_the_solve and macs_per_evaluation), None for a reconstruction.
     """
 
     table: str

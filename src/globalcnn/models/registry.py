@@ -91,7 +91,7 @@ def register(
         # timm sets these in its own models from the config; explicit values win
         kwargs.setdefault("num_classes", num_classes)
         kwargs.setdefault("in_chans", input_size[0])
-        return build_model_with_cfg(  # type: ignore[no-any-return]
+        return build_model_with_cfg(
             build,
             name,
             False,
@@ -172,4 +172,6 @@ def create_model(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise UserError(f"model {name!r} does not take one of the settings {sorted(settings)}: {error}") from error
+        raise UserError(
+            f"model {name!r} does not take one of the settings {sorted(settings)}: {error}"
+        ) from error

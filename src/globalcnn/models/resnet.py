@@ -1,7 +1,7 @@
 """ResNet and Wide-ResNet for small images, with and without Global layers.
 
-Stem conv3x3-BN-ReLU, stages of post-activation basic blocks (timm's), stride 2 from the second stage on, average
-pool, linear. In the Global variants a `GlobalLayer` follows each stage named in `global_after`.
+Stem conv3x3-BN-ReLU, stages of post-activation basic blocks (timm's), stride 2 from the second stage on,
+average pool, linear. In the Global variants a `GlobalLayer` follows each stage named in `global_after`.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2; Kag and Saligrama,
 CVPR 2022, section 4.

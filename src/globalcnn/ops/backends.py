@@ -51,7 +51,7 @@ def solve(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Advance `h` by `pde.steps` steps of `dH/dt = Dx H_xx + Dy H_yy + div((u, v) H) + f`, channel by channel.
+    """Advance `h` by `pde.steps` steps of `dH/dt = Dx H_xx + Dy H_yy + div((u, v) H) + f`, per channel.
 
     Parameters
     ----------
@@ -110,7 +110,8 @@ def _check(
             raise UserTypeError(f"solve: {name} is a {type(value).__name__}, not a tensor")
         if value.shape != h.shape:
             raise UserError(
-                f"solve: {name} has shape {tuple(value.shape)} but h has {tuple(h.shape)}; they must be the same"
+                f"solve: {name} has shape {tuple(value.shape)} but h has {tuple(h.shape)}; "
+                "they must be the same"
             )
         if value.dtype != h.dtype or value.device != h.device:
             raise UserError(

@@ -1,5 +1,6 @@
 """One rule judges every backend: its error against the float64 reference, for the output and the gradient of
-every input, is at most twice that of plain PyTorch at the same dtype, and never above a bound set by rounding.
+every input, is at most twice that of plain PyTorch at the same dtype, and never above a bound set by
+rounding.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class Verdict:
 def judge(backend: Solver, inputs: dict[str, Field | None], pde: PDE) -> Verdict:
     """Hold `backend` to the reference on `inputs` (keys h, h_old, f, u, v, Dx, Dy; D may be numbers, f None).
 
-    The error of a quantity is the largest absolute deviation. Allowed is the larger of: twice the error of the
-    eager backend; and 4 units in the last place of the quantity's largest value, for luckily exact results. On
-    top of that stands a bound that does not depend on the eager backend, so that eager itself is judged too:
-    64 (steps + 1) units in the last place of the largest value that the reference passes through.
-    An output of another shape or dtype than `h` fails whatever its values; one without a gradient counts as one
-    whose gradients are zero.
+    The error of a quantity is the largest absolute deviation. Allowed is the larger of: twice the error of
+    the eager backend; and 4 units in the last place of the quantity's largest value, for luckily exact
+    results. On top of that stands a bound that does not depend on the eager backend, so that eager itself is
+    judged too: 64 (steps + 1) units in the last place of the largest value that the reference passes through.
+    An output of another shape or dtype than `h` fails whatever its values; one without a gradient counts as
+    one whose gradients are zero.
     """
     h = inputs["h"]
     assert isinstance(h, Tensor)

@@ -31,7 +31,8 @@ class PDE:
     ----------
     steps: number K of time steps, an int >= 0; 1 as in most published networks.
     dt: time step, in units of layer time, a finite number > 0; 0.2 as published.
-    spacing: (dx, dy) in pixels, ints >= 1 (one int stands for both); the offset of the neighbours that are read
+    spacing: (dx, dy) in pixels, ints >= 1 (one int stands for both); the offset of the neighbours that are
+    read
         and the grid spacing at once. x runs along dim 2 (rows), y along dim 3 (columns).
     boundary: a `Boundary` or its value: "periodic" (published), "zero-flux" or "zero".
     scheme: a `Scheme`; `DuFortFrankel()` as published.
@@ -60,7 +61,8 @@ class PDE:
         pair = isinstance(spacing, (tuple, list)) and len(spacing) == 2
         if not pair or not all(_is_int(d) and d >= 1 for d in spacing):
             raise UserError(
-                f"PDE: spacing={self.spacing!r} must be a whole number of pixels >= 1, or a pair (dx, dy) of them"
+                f"PDE: spacing={self.spacing!r} must be a whole number of pixels >= 1, or a pair (dx, dy) "
+                "of them"
             )
         try:
             boundary = Boundary(self.boundary)

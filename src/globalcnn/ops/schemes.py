@@ -1,8 +1,9 @@
 """Time schemes: each a small final class that states its step, order, stability limit and source.
 
-A scheme is data run by one driver (`eager.solve`): it turns the coefficient fields into step coefficients once,
-then advances from the levels (h_old, h) to the next one. It reads neighbours only through the function that the
-driver hands it, so it knows nothing of boundaries. `reference.py` writes each scheme out a second time, plainly.
+A scheme is data run by one driver (`eager.solve`): it turns the coefficient fields into step coefficients
+once, then advances from the levels (h_old, h) to the next one. It reads neighbours only through the function
+that the driver hands it, so it knows nothing of boundaries. `reference.py` writes each scheme out a second
+time, plainly.
 
 Glossary
 --------
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from .pde import PDE
 
 Field = Tensor | float
-# (field, axis, distance, odd) -> (field[i - distance], field[i + distance]); odd: the mirror image changes sign
+# (field, axis, distance, odd) -> (field[i - distance], field[i + distance]); odd: the mirror image changes
+# sign
 Neighbours = Callable[[Tensor, int, int, bool], tuple[Tensor, Tensor]]
 
 X, Y = 2, 3

@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors with a description inside; training state apart, loaded without code."""
+"""Checkpoints: weights as safetensors with a description inside; training state apart, free of code."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Description | None]:
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            weights = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118: not a dict
+            weights = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(_not_weights(path, error)) from error
     if metadata.get("format") != FORMAT:
@@ -78,7 +78,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Description | None]:
     try:
         values = json.loads(metadata["description"])
         tuples = ("image_size", "classes", "mean", "std")
-        return weights, Description(**{k: tuple(v) if k in tuples else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if k in tuples else v for k, v in values.items()}
+        return weights, Description(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the description inside {str(path)!r} is damaged: {error}") from error
 
@@ -95,7 +96,7 @@ def _not_weights(path: Path, error: Exception) -> str:
 
 
 def find_weights(path: Path) -> Path:
-    """The weights that `path` means: a file itself; of a run folder, best.safetensors, else last.safetensors."""
+    """The weights that `path` means: a file itself; of a run folder, its best weights, else its last."""
     if not path.is_dir():
         return path
     for name in ("best.safetensors", "last.safetensors"):

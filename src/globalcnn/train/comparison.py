@@ -26,8 +26,9 @@ BATCHES = (1, 64)
 class Compared:
     """One network of a comparison.
 
-    accuracies: test accuracy of each seed (shares of 1), by the rule in `judged_by`; mean, spread: their mean and
-    sample standard deviation (None for one seed); latencies: by batch size; seconds: training, each seed;
+    accuracies: test accuracy of each seed (shares of 1), by the rule in `judged_by`; mean, spread: their
+    mean and sample standard deviation (None for one seed); latencies: by batch size; seconds: training, each
+    seed;
     models: the trained networks, one per seed.
     """
 

@@ -13,7 +13,7 @@ from ..data import Loader
 
 @dataclass(frozen=True)
 class Evaluation:
-    """images: how many; accuracy, top5: shares in 0..1 (top5 is None below 6 classes); loss: mean cross-entropy;
+    """images: how many; accuracy, top5: shares of 1 (top5 is None below 6 classes); loss: cross-entropy;
     confusion: counts[true class][predicted class].
     """
 

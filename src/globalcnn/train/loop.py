@@ -57,7 +57,8 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
     """Accelerate's view of this process: device, precision, and how many processes there are.
 
     device: "auto", "cpu", "cuda" or "mps" (with torchrun each process takes its own).
-    unused_parameters: whether a step may leave parameters without gradient (auxiliary heads, stochastic depth).
+    unused_parameters: whether a step may leave parameters without gradient (auxiliary heads, stochastic
+    depth).
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(
@@ -77,8 +78,8 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
 class Trainer:
     """One training: model, data and recipe brought together; `run_epoch` does the next epoch.
 
-    All randomness of an epoch follows from (seed, epoch, process), so a training that is resumed at an epoch's
-    end goes on exactly as if it had never stopped.
+    All randomness of an epoch follows from (seed, epoch, process), so a training that is resumed at an
+    epoch's end goes on exactly as if it had never stopped.
     """
 
     def __init__(
@@ -90,9 +91,10 @@ class Trainer:
         self.validation_loader = self._loader("val") if data.size("val") else None
         self.model = model.to(accelerator.device)
         if recipe.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.ema = self._make_ema()
         self._with_auxiliary = recipe.auxiliary_weight > 0 and hasattr(model, "forward_with_auxiliary")
+        extra: dict[str, Any] = {} if recipe.optimizer_eps is None else {"eps": recipe.optimizer_eps}
         optimizer = create_optimizer_v2(
             self.model,
             opt=recipe.optimizer,
@@ -100,7 +102,7 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
             filter_bias_and_bn=not recipe.decay_norms_and_biases,
-            **({} if recipe.optimizer_eps is None else {"eps": recipe.optimizer_eps}),
+            **extra,
         )
         self.schedule = self._make_schedule(optimizer)
         if recipe.compile:
@@ -267,7 +269,7 @@ class Trainer:
 
 
 class _WithAuxiliary(nn.Module):
-    """Makes the logits of the auxiliary head part of `forward`, which is what multi-process wrappers follow."""
+    """Makes the auxiliary head part of `forward`, which is what multi-process wrappers follow."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A training with its run folder: recipe, versions, log of figures, checkpoints; killed at any time, it resumes."""
+"""A training with its run folder: recipe, versions, figures, checkpoints; killed at any time, it resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ..data import DataSource
 from ..errors import UserError
 from ..files import read_json, write_json, written_aside
 from ..measure import environment
-from ..models import create_model
 from .checkpoint import Description, load_state, load_weights, save_state, save_weights
 from .evaluate import Evaluation
 from .loop import EpochResult, Progress, Trainer, make_accelerator
@@ -91,7 +90,7 @@ def train(
 ) -> RunResult:
     """Train the network called `model` on `data` by `recipe`.
 
-    out: run folder; None keeps nothing on disk. It must be new or empty, unless `resume` (go on where it stopped)
+    out: run folder; None keeps nothing on disk. It must be new or empty, unless `resume` (go on with it)
         or `overwrite` (remove what an earlier run left in it; files of others stay).
     seed: of weights, order and augmentation. On a CPU the same seed gives the same weights, bit for bit, also
         when the training was killed and resumed (same versions, same number of threads).
@@ -244,8 +243,8 @@ class _Folder:
             )
         if filled and not (resume or overwrite):
             raise UserError(
-                f"the run folder {str(out)!r} is not empty: --resume goes on with its run, --overwrite replaces "
-                "it, or choose another --out"
+                f"the run folder {str(out)!r} is not empty: --resume goes on with its run, "
+                "--overwrite replaces it, or choose another --out"
             )
         folder = _Folder(out, accelerator, about, resumed)
         if resumed:
@@ -275,7 +274,8 @@ class _Folder:
                 different.append(f"{part} was {then!r} and is now {now!r}")
         if different:
             raise UserError(
-                f"the run in {str(self.path)!r} cannot be resumed with other settings: {'; '.join(different)}. "
+                f"the run in {str(self.path)!r} cannot be resumed with other settings: "
+                f"{'; '.join(different)}. "
                 "Give the settings of its run.json, or choose another --out"
             )
 

@@ -37,8 +37,9 @@ def plot_evolution(
 ) -> None:
     """What the PDE did to the first image: the state at every step, and the fields that drove it.
 
-    One row per channel: the image, H at steps 0..K on one scale, the change over all steps, the fields that are
-    not constant (u and Dx drive along x, the rows; v and Dy along y, the columns), and the layer's output.
+    One row per channel: the image, H at steps 0..K on one scale, the change over all steps, the fields that
+    are not constant (u and Dx drive along x, the rows; v and Dy along y, the columns), and the layer's
+    output.
     """
     shown = strongest_channels(evolution, 3) if channels is None else list(channels)
     fields = _varying_fields(evolution)

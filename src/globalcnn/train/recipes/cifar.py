@@ -1,7 +1,7 @@
 """Published recipes of the CIFAR networks: 300 epochs, no held-out images; the figure is the last epoch's.
 
-Source: Kag and Saligrama, CVPR 2022, appendix; DARTS: Liu et al., ICLR 2019, section 3.2. The accuracies printed
-with them are the best test accuracy over all epochs of one run, which these recipes do not choose.
+Source: Kag and Saligrama, CVPR 2022, appendix; DARTS: Liu et al., ICLR 2019, section 3.2. The accuracies
+printed with them are the best test accuracy over all epochs of one run, which these recipes do not choose.
 """
 
 from __future__ import annotations
