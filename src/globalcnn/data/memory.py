@@ -1,0 +1,194 @@
+"""Sources small enough to live on the device as one uint8 tensor, and their loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .arrays import Part, Parts, channel_statistics, resized
+from .augment import Augmentation, check_augmentation, cutout, draw, random_crop, random_flip
+from .checks import checked_device, whole_number
+from .order import Order
+from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images
+from .split import held_out
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class TensorSource(DataSource):
+    """Images held in memory.
+
+    pools: the parts as read, on the CPU; members: for each split its pool and its positions there (training
+    and validation images share a pool, so that nothing is held twice).  The first loader on a device copies
+    the pool there, where it stays as long as this source lives.
+    """
+
+    pools: dict[str, Part]
+    members: dict[str, tuple[str, Tensor]]
+    resident: dict[tuple[str, torch.device], Part] = field(default_factory=dict)
+
+    def size(self, split: str) -> int:
+        check_split(split)
+        return len(self.members[split][1])
+
+    def loader(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        augmentation: Augmentation | None = None,
+        shuffle: bool | None = None,
+        drop_last: bool = False,
+        seed: int = 0,
+        device: str | int | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        channels_last: bool = False,
+        workers: int | None = None,
+    ) -> TensorLoader:
+        check_split_has_images(self, split)
+        check_augmentation(augmentation, self.image_size)
+        if workers is not None:
+            whole_number("workers", workers, least=0)
+        order = Order(
+            count=self.size(split),
+            batch_size=batch_size,
+            shuffle=split == "train" if shuffle is None else bool(shuffle),
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        pool, members = self.members[split]
+        part = self._on(checked_device(device), pool)
+        return TensorLoader(
+            part,
+            members,
+            order,
+            augmentation=augmentation,
+            mean=self.mean,
+            std=self.std,
+            channels_last=channels_last,
+        )
+
+    def _on(self, device: torch.device, pool: str) -> Part:
+        if (pool, device) not in self.resident:
+            part = self.pools[pool]
+            self.resident[pool, device] = Part(part.images.to(device), part.labels.to(device))
+        return self.resident[pool, device]
+
+
+def tensor_source(
+    name: str,
+    parts: Parts,
+    *,
+    validation: float,
+    seed: int,
+    image_size: tuple[int, int] | None,
+    constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> TensorSource:
+    """A `TensorSource` whose validation split is the source's own, or held out of the training images.
+
+    constants: published (mean, std); default: computed over all training images as read, the held-out ones
+    included, so that a model is evaluated with the same constants whatever `validation` and `seed` are.
+    """
+    pools = {"train": parts.train, "test": parts.test}
+    members = {"test": ("test", torch.arange(len(parts.test)))}
+    if parts.val is not None:
+        pools["val"] = parts.val
+        members["train"] = ("train", torch.arange(len(parts.train)))
+        members["val"] = ("val", torch.arange(len(parts.val)))
+    else:
+        kept, held = held_out(parts.train.labels, validation, seed=seed)
+        members["train"], members["val"] = ("train", kept), ("train", held)
+    if image_size is not None:
+        pools = {pool: Part(resized(part.images, image_size), part.labels) for pool, part in pools.items()}
+    mean, std = constants or channel_statistics(pools["train"].images)
+    channels, height, width = pools["train"].images.shape[1:]
+    return TensorSource(
+        name=name,
+        classes=parts.classes,
+        in_chans=channels,
+        image_size=(height, width),
+        mean=mean,
+        std=std,
+        pools=pools,
+        members={split: members[split] for split in SPLITS},
+    )
+
+
+@final
+class TensorLoader(Loader):
+    """Batches gathered, augmented and normalised on the device that holds the images."""
+
+    def __init__(
+        self,
+        part: Part,
+        members: Tensor,
+        order: Order,
+        *,
+        augmentation: Augmentation | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        channels_last: bool,
+    ) -> None:
+        self._part = part
+        self._members = members
+        self._order = order
+        self._augmentation = augmentation
+        self._normalise = Normalisation(mean, std, device=part.images.device, channels_last=channels_last)
+        self._epoch = 0
+
+    @property
+    def images(self) -> int:
+        return self._order.images
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = whole_number("epoch", epoch, least=0)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self._part.images.device
+        height, width = self._part.images.shape[-2:]
+        positions = self._order.positions(self._epoch)
+        members = self._members[positions].to(device)
+        augmentation = self._augmentation or Augmentation()
+        draws = draw(
+            augmentation,
+            self._order.count,
+            image_size=(height, width),
+            seed=self._order.seed,
+            epoch=self._epoch,
+        )[positions].to(device)
+        for start in range(0, len(positions), self._order.batch_size):
+            batch = slice(start, start + self._order.batch_size)
+            chosen, here = members[batch], draws[batch]
+            images = self._part.images[chosen]
+            if augmentation.crop_padding:
+                images = random_crop(images, augmentation.crop_padding, here.top, here.left)
+            if augmentation.flip:
+                images = random_flip(images, here.mirrored)
+            images = self._normalise(images)
+            if augmentation.cutout:
+                images = cutout(images, augmentation.cutout, here.row, here.column)
+            yield images, self._part.labels[chosen]
+
+
+class Normalisation:
+    """uint8 images to float32 (value / 255 - mean) / std, per channel, in the wanted memory format."""
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], *, device: torch.device, channels_last: bool
+    ) -> None:
+        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1) * 255
+        self._std = torch.tensor(std, device=device).view(-1, 1, 1) * 255
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32, memory_format=self._format).sub_(self._mean).div_(self._std)

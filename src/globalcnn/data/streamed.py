@@ -1,0 +1,256 @@
+"""Folders of large images: decoded by worker processes, with the ImageNet transforms of timm."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError
+from .augment import Augmentation, check_augmentation, cutout, draw, random_flip
+from .checks import checked_device, whole_number
+from .folder import Folder, Listing, opened_image
+from .memory import Normalisation
+from .order import Order, derived_generator, derived_seed
+from .source import DataSource, Loader, check_split, check_split_has_images
+from .split import held_out
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_WORKERS = 8
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class StreamedSource(DataSource):
+    """Image files, opened when they are needed; always three channels, with the constants of ImageNet.
+
+    Without augmentation an image is resized (its shorter side to image_size / 0.875) and cropped at the
+    centre. `Augmentation.crop_padding` above 0 means a random resized crop instead.
+    """
+
+    listings: dict[str, Listing]
+
+    def size(self, split: str) -> int:
+        check_split(split)
+        return len(self.listings[split])
+
+    def loader(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        augmentation: Augmentation | None = None,
+        shuffle: bool | None = None,
+        drop_last: bool = False,
+        seed: int = 0,
+        device: str | int | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        channels_last: bool = False,
+        workers: int | None = None,
+    ) -> StreamedLoader:
+        check_split_has_images(self, split)
+        check_augmentation(augmentation, self.image_size)
+        order = Order(
+            count=self.size(split),
+            batch_size=batch_size,
+            shuffle=split == "train" if shuffle is None else bool(shuffle),
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        return StreamedLoader(
+            self.listings[split],
+            order,
+            image_size=self.image_size,
+            augmentation=augmentation,
+            device=checked_device(device),
+            channels_last=channels_last,
+            workers=_default_workers() if workers is None else whole_number("workers", workers, least=0),
+        )
+
+
+def streamed_source(
+    name: str, folder: Folder, *, validation: float, seed: int, image_size: tuple[int, int]
+) -> StreamedSource:
+    """A `StreamedSource` whose validation split is the folder's own, or held out of the training images."""
+    train, val = folder.train, folder.val
+    if val is None:
+        kept, held = held_out(torch.tensor(train.labels), validation, seed=seed)
+        train, val = folder.train.chosen(kept), folder.train.chosen(held)
+    return StreamedSource(
+        name=name,
+        classes=folder.classes,
+        in_chans=3,
+        image_size=image_size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        listings={"train": train, "val": val, "test": folder.test},
+    )
+
+
+def _default_workers() -> int:
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows cannot tell
+        cores = os.cpu_count() or 1
+    return min(MOST_WORKERS, cores)
+
+
+@final
+class StreamedLoader(Loader):
+    """Batches decoded by workers, sent to the device as uint8 and normalised there.
+
+    The random numbers of an image's transform are seeded by (seed, epoch, image), so the batches do not
+    depend on the number of workers.  A damaged image raises `UserError` when its batch is reached.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        order: Order,
+        *,
+        image_size: tuple[int, int],
+        augmentation: Augmentation | None,
+        device: torch.device,
+        channels_last: bool,
+        workers: int,
+    ) -> None:
+        self._order = order
+        self._image_size = image_size
+        self._augmentation = augmentation
+        self._device = device
+        self._normalise = Normalisation(
+            IMAGENET_MEAN, IMAGENET_STD, device=device, channels_last=channels_last
+        )
+        self._keys = _Keys(order)
+        crop = augmentation is not None and augmentation.crop_padding > 0
+        transform = imagenet_transform(image_size, crop=crop)
+        self._batches = DataLoader(
+            _Images(listing, transform, order.seed),
+            batch_sampler=self._keys,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=derived_generator(order.seed, "workers"),  # else it would draw from the global one
+        )
+
+    @property
+    def images(self) -> int:
+        return self._order.images
+
+    def set_epoch(self, epoch: int) -> None:
+        self._keys.epoch = whole_number("epoch", epoch, least=0)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        augmentation, epoch = self._augmentation or Augmentation(), self._keys.epoch
+        draws = draw(
+            augmentation, self._order.count, image_size=self._image_size, seed=self._order.seed, epoch=epoch
+        )
+        for batch, positions in zip(self._batches, self._order.batches(epoch), strict=True):
+            if isinstance(batch, _Failure):
+                raise UserError(batch.message)
+            images, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
+            here = draws[positions].to(self._device)
+            if augmentation.flip:
+                images = random_flip(images, here.mirrored)
+            images = self._normalise(images)
+            if augmentation.cutout:
+                images = cutout(images, augmentation.cutout, here.row, here.column)
+            yield images, labels
+
+
+def imagenet_transform(image_size: tuple[int, int], *, crop: bool) -> Callable[[Any], Any]:
+    """timm's transform of a PIL image to uint8 (3, H, W): a random resized crop, or the resized centre.
+
+    Flips are left to the batch, whose random numbers do not hang on the transform's.
+    """
+    from timm.data.transforms_factory import create_transform
+
+    transform: Callable[[Any], Any] = create_transform(
+        (3, *image_size),
+        is_training=crop,
+        hflip=0.0,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        normalize=False,
+    )
+    return transform
+
+
+class _Keys:
+    """What the workers are asked for: batches of (position, epoch), so that they need no state."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        for batch in self._order.batches(epoch):
+            yield [(position, epoch) for position in batch.tolist()]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An image that could not be read: a value, as an exception from a worker arrives as a traceback."""
+
+    message: str
+
+
+class _Images(Dataset[Any]):
+    def __init__(self, listing: Listing, transform: Callable[[Any], Any], seed: int) -> None:
+        self._listing = listing
+        self._transform = transform
+        self._seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | _Failure:
+        position, epoch = key
+        try:
+            with opened_image(self._listing.paths[position]) as image:
+                pixels = image.convert("RGB")
+        except UserError as error:
+            return _Failure(str(error))
+        with seeded_transforms(derived_seed(self._seed, epoch, position)):
+            return torch.as_tensor(self._transform(pixels)), self._listing.labels[position]
+
+
+def _collate(samples: list[tuple[Tensor, int] | _Failure]) -> tuple[Tensor, Tensor] | _Failure:
+    good: list[tuple[Tensor, int]] = []
+    for sample in samples:
+        if isinstance(sample, _Failure):
+            return sample
+        good.append(sample)
+    return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])
+
+
+@contextmanager
+def seeded_transforms(seed: int) -> Iterator[None]:
+    """Seed the global generators that torchvision and timm transforms draw from, and put them back after."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
