@@ -1,9 +1,9 @@
-"""Checkpoints of the authors' released code: their names, their logits, and what is said of one that is amiss.
+"""Checkpoints of the authors' released code: their names, their logits, and what is said of a bad one.
 
 `fixtures/authors_vectors.json` holds, for five networks, the names and shapes of the state dict that the
 released code has, and the logits that it computes in float64 and eval mode. Weights and input are drawn here
-again, each array from a generator of its own: numpy's `default_rng`, seeded with the CRC-32 of the entry's name
-for a weight and with 0 for the input, rounded to float32. What is drawn:
+again, each array from a generator of its own: numpy's `default_rng`, seeded with the CRC-32 of the entry's
+name for a weight and with 0 for the input, rounded to float32. What is drawn:
 
     running_var      uniform in 0.5 .. 1.5
     running_mean     normal, deviation 0.1

@@ -23,20 +23,7 @@ def test_every_network_is_in_a_table():
     assert {model for model, _ in ROWS} == set(NAMES)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_classes"),
-    [
-        pytest.param(
-            *key,
-            marks=pytest.mark.xfail(
-                key[0] in ("mobilenetv3_global", "efficientnet_b0_global"),
-                reason="GlobalLayer.pde_multiplies leaves the product of shared_product out",
-                strict=True,
-            ),
-        )
-        for key in ROWS
-    ],
-)
+@pytest.mark.parametrize(("name", "num_classes"), ROWS)
 def test_counts_are_the_published_ones(name, num_classes):
     row = ROWS[name, num_classes]
     counts = count(create_model(name, num_classes=num_classes), row.input)

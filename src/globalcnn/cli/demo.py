@@ -45,8 +45,8 @@ class Args:
 
     (1) the three MNIST-10 backbones: accuracy, confusions between 3 and 5, and the feature map of one "3"
     after each; (2) ResNet against ResNet-Global: accuracy, parameters, multiply-adds, time; (3) what the PDE
-    did to one image. The digits are 4,000 for training and 1,000 for testing, so accuracies are lower than on all
-    of MNIST; results/ has those.
+    did to one image. The digits are 4,000 for training and 1,000 for testing, so accuracies are lower than on
+    all of MNIST; results/ has those.
     """
 
     out: Path = Path("demo-out")

@@ -14,24 +14,14 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown_name
 
+POOLINGS = ("avg", "max", "avgmax", "fast", "fastavg", "fastmax", "fastavgmax", "")
+
 
 def global_pooling(kind: str) -> nn.Module:
-    """Pooling of the whole feature map to (N, C): "avg", "max", "avgmax", "catavgmax" or "" for none (timm's)."""
-    known = (
-        "avg",
-        "max",
-        "avgmax",
-        "catavgmax",
-        "fast",
-        "fastavg",
-        "fastmax",
-        "fastavgmax",
-        "fastcatavgmax",
-        "",
-    )
-    if kind not in known:
-        raise unknown_name("global_pool", kind, known)
-    return SelectAdaptivePool2d(pool_type=kind, flatten=True)
+    """Pooling of the whole feature map to (N, C): "avg", "max" or their mean "avgmax"; "" keeps the map."""
+    if kind not in POOLINGS:
+        raise unknown_name("global_pool", kind, POOLINGS)
+    return SelectAdaptivePool2d(pool_type=kind, flatten=True) if kind else nn.Identity()
 
 
 class ImageClassifier(nn.Module):
@@ -81,6 +71,10 @@ class ImageClassifier(nn.Module):
         """A new linear layer for `num_classes` (0: none), and other pooling if named ("avg", "max", ...)."""
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
             raise UserError(f"num_classes={num_classes!r} must be a whole number >= 0 (0: no classifier)")
+        if global_pool == "" and num_classes:
+            raise UserError(
+                'global_pool="" keeps the feature map, which no linear layer reads: num_classes=0'
+            )
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = self.make_pool(global_pool)

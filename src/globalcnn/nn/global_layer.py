@@ -280,6 +280,8 @@ class GlobalLayer(nn.Module):
         each = self.pde.scheme.multiplies_per_element(
             self.pde.steps, constant_diffusion=self.diffusivity is not None
         )
+        if self.shared_product:  # the product itself, once for the velocity and once for a learned diffusion
+            each += 2 if self.diffusivity is None else 1
         return each * self.channels * height * width
 
     def extra_repr(self) -> str:

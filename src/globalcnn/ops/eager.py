@@ -23,14 +23,16 @@ def neighbours(A: Tensor, axis: int, distance: int, boundary: Boundary, odd: boo
         pad = (0, 0, distance, distance) if axis == 2 else (distance, distance)
         return _both_sides(F.pad(A, pad), axis, distance, n)
     if boundary is Boundary.PERIODIC:
-        distance = distance % n
-        if distance == 0:
-            return A, A
+        if distance >= n:  # the remainder only where it is needed: it would tie an exported graph to one n
+            distance = distance % n
+            if distance == 0:
+                return A, A
         before, after = A.narrow(axis, n - distance, distance), A.narrow(axis, 0, distance)
     else:
-        distance = distance % (2 * n)
-        if distance == 0:
-            return A, A
+        if distance > n:
+            distance = distance % (2 * n)
+            if distance == 0:
+                return A, A
         if distance > n:  # the mirrored field has period 2 n: going far one way is going near the other
             minus, plus = neighbours(A, axis, 2 * n - distance, boundary, odd)
             return plus, minus

@@ -60,12 +60,12 @@ def evaluation(total: Tensor, num_classes: int) -> Evaluation:
     """The figures of a tally."""
     counts = total[2:].reshape(num_classes, num_classes).long().cpu()
     images = int(counts.sum())
-    share = 1.0 / max(images, 1)
+    divisor = max(images, 1)
     return Evaluation(
         images=images,
-        accuracy=int(counts.diagonal().sum()) * share,
-        top5=total[1].item() * share if num_classes > 5 else None,
-        loss=total[0].item() * share,
+        accuracy=int(counts.diagonal().sum()) / divisor,
+        top5=total[1].item() / divisor if num_classes > 5 else None,
+        loss=total[0].item() / divisor,
         confusion=tuple(tuple(row) for row in counts.tolist()),
     )
 

@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 
 from ..data import Augmentation, DataSource, Loader
-from ..errors import UserError
+from ..errors import UserError, unknown_name
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, evaluation, tally
 from .recipe import Recipe
@@ -94,16 +94,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.ema = self._make_ema()
         self._with_auxiliary = recipe.auxiliary_weight > 0 and hasattr(model, "forward_with_auxiliary")
-        extra: dict[str, Any] = {} if recipe.optimizer_eps is None else {"eps": recipe.optimizer_eps}
-        optimizer = create_optimizer_v2(
-            self.model,
-            opt=recipe.optimizer,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            filter_bias_and_bn=not recipe.decay_norms_and_biases,
-            **extra,
-        )
+        optimizer = self._make_optimizer()
         self.schedule = self._make_schedule(optimizer)
         if recipe.compile:
             self.model.compile()
@@ -135,6 +126,27 @@ class Trainer:
             else None
         )
 
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        r = self.recipe
+        extra: dict[str, Any] = {} if r.optimizer_eps is None else {"eps": r.optimizer_eps}
+        try:
+            return create_optimizer_v2(
+                self.model,
+                opt=r.optimizer,
+                lr=r.lr,
+                weight_decay=r.weight_decay,
+                momentum=r.momentum,
+                filter_bias_and_bn=not r.decay_norms_and_biases,
+                **extra,
+            )
+        except ValueError as error:
+            if r.optimizer in list_optimizers():
+                raise
+            known = [str(name) for name in list_optimizers()]
+            raise unknown_name(
+                "optimizer", r.optimizer, known, way_out="timm's names, such as sgd"
+            ) from error
+
     def _make_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         r, steps = self.recipe, len(self.train_loader)
         kind = {"cosine": "cosine", "step": "multistep", "exponential": "step", "constant": "step"}[
@@ -146,7 +158,8 @@ class Trainer:
             sched=kind,
             num_epochs=r.epochs,
             decay_epochs=r.epochs + 1 if constant else r.decay_epochs,
-            decay_milestones=list(r.milestones),
+            # timm lowers the rate one update before a milestone; half an update later it is at the milestone
+            decay_milestones=[m + 0.5 / steps for m in r.milestones],  # type: ignore[misc]
             decay_rate=1.0 if constant else r.decay_rate,
             warmup_epochs=r.warmup_epochs,  # type: ignore[arg-type]
             warmup_lr=r.lr / 20,
@@ -159,7 +172,7 @@ class Trainer:
         r = self.recipe
         if not (r.mixup or r.cutmix):
             return None
-        return Mixup(
+        return Mixup(  # type: ignore[no-untyped-call, unused-ignore]
             mixup_alpha=r.mixup,
             cutmix_alpha=r.cutmix,
             label_smoothing=r.label_smoothing,
@@ -177,6 +190,7 @@ class Trainer:
         set_seed(_mixed(self.seed, self.epoch, self.accelerator.process_index))
         self.train_loader.set_epoch(self.epoch)
         loss, accuracy = self._train(on_step, start)
+        self._share_statistics()
         self.epoch += 1
         validation = None
         if self.validation_loader is not None:
@@ -189,6 +203,13 @@ class Trainer:
             validation=validation,
             seconds=time.perf_counter() - start,
         )
+
+    def _share_statistics(self) -> None:
+        """Each process has its own running means and variances of the norms: from here on their averages."""
+        processes = self.accelerator.num_processes
+        if processes > 1:
+            for module in (self.model, *([] if self.ema is None else [self.ema.module])):
+                distribute_bn(module, processes, reduce=True)  # type: ignore[no-untyped-call, unused-ignore]
 
     def _train(self, on_step: Callable[[Progress], None] | None, start: float) -> tuple[float, float | None]:
         steps = len(self.train_loader)

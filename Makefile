@@ -1,0 +1,53 @@
+# Two commands: `make demo` shows the main job on built-in real data, `make test` runs the tests.
+# Both install into .venv first; PYTHON chooses the interpreter (3.10 or newer).
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+OUT ?= demo-out
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    install, then train and compare on 5,000 real digits; pictures into $(OUT)"
+	@echo "make test    install, then run the tests"
+	@echo "make lint    install, then check style (ruff) and types (mypy)"
+	@echo "make format  rewrite the sources in the project's style"
+	@echo "make clean   remove $(VENV) and caches"
+
+$(BIN)/python:
+	@echo "== making a virtual environment in $(VENV)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	@echo "== installing globalcnn with PyTorch (a few minutes the first time)"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	@echo "== installing globalcnn with PyTorch and the test tools (a few minutes the first time)"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	@echo "== globalcnn demo: training and comparing on real digits, about two minutes on two cores"
+	$(BIN)/globalcnn demo --out $(OUT) --overwrite
+
+test: $(VENV)/.test
+	@echo "== running the tests with $(WORKERS) processes"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=10
+
+lint: $(VENV)/.test
+	@echo "== checking style and types"
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build

@@ -1,0 +1,104 @@
+"""Recipes are data: validated, replaced field by field, and the published ones say what was published."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from globalcnn import UserError, list_models
+from globalcnn.train import PUBLISHED_FOR, RECIPES, Recipe, find_recipe, suited_to
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("batch_size", -3, "at least 1"),
+        ("lr", 0.0, "above 0"),
+        ("lr", float("nan"), "finite"),
+        ("lr", "0.1", "type float"),
+        ("epochs", 2.5, "type int"),
+        ("flip", 1, "type bool"),
+        ("momentum", 1.0, "below 1"),
+        ("validation", 1.0, "below 1"),
+        ("precision", "fp8", "one of no, bf16, fp16"),
+        ("schedule", "cosin", "did you mean 'cosine'"),
+        ("schedule", "step", "milestones"),
+        ("milestones", (5, 3), "rising"),
+        ("weight_decay", -1e-4, "at least 0"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(field, value, word):
+    with pytest.raises(UserError) as caught:
+        Recipe().replace(**{field: value})
+    assert word in str(caught.value)
+    assert field.split("_")[0] in str(caught.value)
+
+
+def test_an_unknown_field_is_named_with_a_near_one():
+    with pytest.raises(UserError, match=r"'batchsize'.*'batch_size'"):
+        Recipe().replace(batchsize=3)
+
+
+def test_mixup_needs_pairs():
+    with pytest.raises(UserError, match="batch_size=33 is odd"):
+        Recipe(batch_size=33, mixup=0.2)
+
+
+def test_a_recipe_survives_json():
+    recipe = RECIPES["resnet_global_cifar"]
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "decay"),
+    [
+        ("resnet32_cifar", 128, 5e-5),
+        ("resnet_global_cifar", 32, 6e-5),
+        ("wide_resnet_cifar", 32, 1e-4),
+        ("wide_resnet_global_cifar", 32, 5e-5),
+        ("resnet_tiny_cifar", 32, 1e-4),
+        ("resnet_global_tiny_cifar", 32, 3e-5),
+        ("densenet_global_cifar", 64, 1e-4),
+        ("darts_cifar", 96, 3e-4),
+        ("darts_global_cifar", 96, 8e-4),
+    ],
+)
+def test_published_cifar_recipes(model, batch, decay):
+    recipe = find_recipe("published", model)
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (300, batch, decay)
+    if "darts" in model:
+        assert (recipe.lr, recipe.schedule, recipe.cutout, recipe.grad_clip) == (0.025, "cosine", 16, 5.0)
+        assert (recipe.drop_path_rate, recipe.auxiliary_weight) == (0.2, 0.4)
+    else:
+        assert (recipe.lr, recipe.milestones, recipe.decay_rate) == (0.1, (150, 225), 0.1)
+    assert recipe.ema_decay == recipe.label_smoothing == recipe.validation == 0
+
+
+def test_published_mnist_recipes():
+    assert find_recipe("published", "global_mnist").milestones == (60, 100, 140)
+    backbones = find_recipe("published", "digits_global")
+    assert (backbones.epochs, backbones.batch_size, backbones.lr) == (30, 128, 0.01)
+    assert (backbones.weight_decay, backbones.grad_clip, backbones.schedule) == (5e-4, 5.0, "constant")
+    assert not backbones.flip
+    assert backbones.crop_padding == 0
+
+
+def test_every_recipe_is_for_a_model_that_exists():
+    known = set(list_models(include_timm=True))
+    assert set(PUBLISHED_FOR.values()) <= set(RECIPES)
+    assert [m for m in PUBLISHED_FOR if m not in known] == []
+
+
+def test_unknown_recipes_say_what_there_is():
+    with pytest.raises(UserError, match="did you mean 'modern'"):
+        find_recipe("moderne")
+    with pytest.raises(UserError, match="no recipe was published for model 'vgg11'"):
+        find_recipe("published", "vgg11")
+
+
+def test_digits_are_not_flipped_by_default():
+    assert not suited_to(find_recipe("modern"), "digits").flip
+    assert suited_to(find_recipe("modern"), "cifar10").flip
+    assert suited_to(find_recipe("resnet_cifar"), "digits").flip
