@@ -13,6 +13,7 @@ from ..data import DataSource
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..measure import environment
+from ..models import check_model_name
 from ..train import Recipe
 from ..train.comparison import Compared, compare, judged_by
 from ..viz import plot_comparison
@@ -56,6 +57,8 @@ def run(args: Args) -> None:
     """Compare, print, write."""
     if not args.models:
         raise UserError("compare needs the names of at least one network; see `globalcnn list`")
+    for model in args.models:
+        check_model_name(model)
     recipe = resolve_recipe(args.recipe, args.models[0], args.changes, args.images.data)
     data = args.images.load(validation=recipe.validation)
     _check_pair(args.confusion, data)

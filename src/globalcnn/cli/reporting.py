@@ -20,10 +20,11 @@ QUIET_SECONDS = 30.0
 class TrainingReporter:
     """Tells of a training on standard output, and to TensorBoard if installed and `folder` is given."""
 
-    def __init__(self, *, folder: Path | None = None, label: str = "") -> None:
+    def __init__(self, *, folder: Path | None = None, label: str = "", opening: str = "") -> None:
         self._terminal = sys.stdout.isatty()
         self._label = f"{label}: " if label else ""
         self._folder = folder
+        self._opening = opening
         self._board: Any = None
         self._bar: Progress | None = None
         self._task: Any = None
@@ -41,7 +42,9 @@ class TrainingReporter:
             self._board.close()
 
     def started(self, about: dict[str, Any], resumed_at: int) -> None:
-        """Open the bar and TensorBoard's log."""
+        """Say what is trained; open the bar and TensorBoard's log."""
+        if self._opening:
+            say(self._opening)
         if resumed_at:
             say(f"{self._label}resumed after epoch {resumed_at}")
         if self._folder is not None:

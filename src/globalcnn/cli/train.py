@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from ..models import check_model_name
 from ..train import train
 from ..viz import plot_curves
 from .console import percent, say
@@ -50,18 +51,18 @@ class Args:
 
 def run(args: Args) -> None:
     """Train, then say how good the network is and where everything lies."""
+    check_model_name(args.model)
     data_name = args.images.data
     recipe = resolve_recipe(args.recipe, args.model, args.changes, data_name)
     out = args.out or Path("runs") / f"{args.model}-{_slug(data_name)}-seed{args.seed}"
     data = args.images.load(validation=recipe.validation, seed=args.seed)
     settings = {k: v for k in ("num_classes", "in_chans") if (v := getattr(args, k)) is not None}
     first = int(os.environ.get("RANK", "0")) == 0
-    if first:
-        say(
-            f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; "
-            f"run folder {out}"
-        )
-    with TrainingReporter(folder=out) as reporter:
+    opening = (
+        f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; "
+        f"run folder {out}"
+    )
+    with TrainingReporter(folder=out, opening=opening) as reporter:
         result = train(
             args.model,
             data,

@@ -115,6 +115,13 @@ def model_info(name: str) -> ModelInfo:
     return _INFOS[name]
 
 
+def check_model_name(name: str) -> None:
+    """A `UserError` with near names unless `name` is a model of this library or of timm."""
+    if not isinstance(name, str) or (name not in _INFOS and not timm.models.is_model(name)):
+        known = [*_INFOS, *timm.list_models()]
+        raise unknown_name("model", str(name), known, way_out="`globalcnn list` shows all.")
+
+
 def list_models(pattern: str = "*", *, family: str | None = None, include_timm: bool = False) -> list[str]:
     """Names of the registered models, sorted.
 
@@ -158,9 +165,7 @@ def create_model(
     >>> create_model("resnet_global_cifar", num_classes=100).num_classes
     100
     """
-    if not isinstance(name, str) or (name not in _INFOS and not timm.models.is_model(name)):
-        known = [*_INFOS, *timm.list_models()]
-        raise unknown_name("model", str(name), known, way_out="`globalcnn list` shows all.")
+    check_model_name(name)
     if num_classes is not None:
         settings["num_classes"] = num_classes
     if in_chans is not None:
