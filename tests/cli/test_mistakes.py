@@ -33,7 +33,7 @@ def test_unknown_options_and_missing_arguments(run, command):
     if needed:
         missing = run(command)
         assert missing.status == 2
-        assert "Missing argument" in missing.out + missing.err
+        assert "required" in (missing.out + missing.err).lower()
     done = run(command, *needed, "--no-such-option")
     assert done.status == 2
     assert "no-such-option" in done.out + done.err

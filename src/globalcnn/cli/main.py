@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a network and keep the run in a folder"),
     "eval": ("evaluate", "how good a trained network is"),
     "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
+    "table": ("table", "every row of the published tables beside what is counted and measured here"),
+    "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),
     "env": ("env", "versions, hardware, and which backends of the operator can run here"),
 }
 

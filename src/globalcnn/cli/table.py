@@ -1,0 +1,69 @@
+"""`globalcnn table`: every row of the published tables beside what this library counts and has measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from ..errors import UserError
+from ..measure.published import TableRow, published_table
+from .console import count, say, table
+
+
+@dataclass(frozen=True)
+class Args:
+    """Print every row of the published tables: accuracy, parameters and multiply-adds as printed, and ours.
+
+    Ours are counted now, for one image: parameters; multiply-adds of convolutions and linear layers; by the
+    paper's counting; all, with the solve. For networks that solve: outside the solve, per evaluation, and
+    evaluations. What cannot be reproduced is said under the tables, with by how much. Counting all of them
+    takes about a minute.
+    """
+
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON: a list with one entry per row."""
+    results: Path = Path("results")
+    """Folder of results of `globalcnn train` and `compare` to take measured accuracies from, if it exists."""
+
+
+def run(args: Args) -> None:
+    """Count, print."""
+    if args.results.exists() and not args.results.is_dir():
+        raise UserError(f"--results {str(args.results)!r} is not a folder")
+    rows = published_table(args.results if args.results.is_dir() else None)
+    if args.json:
+        say(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    for name in dict.fromkeys(row.table for row in rows):
+        _print([row for row in rows if row.table == name], name)
+
+
+def _print(rows: list[TableRow], name: str) -> None:
+    columns = (
+        *("row", "dataset", "model", "acc", "ours", "params", "ours"),
+        *("MACs", "conv+linear", "paper's", "with solve"),
+    )
+    cells = []
+    for r in rows:
+        p = r.published
+        cells.append(
+            (
+                *(r.row, r.dataset, r.model, p.get("acc", "-")),
+                "-" if r.accuracy is None else f"{r.accuracy:.2f}",
+                *(count(p.get("params")), r.params, count(p.get("macs")), r.macs, r.macs_paper, r.macs_total),
+            )
+        )
+    table(name, columns, cells)
+    for r in rows:
+        if r.solve is not None:
+            s = r.solve
+            say(
+                f"  {r.row} ({r.dataset}): {count(s['outside'])} outside the solve + "
+                f"{count(s['per_evaluation'])} per evaluation x {s['evaluations']} evaluations"
+            )
+        if r.note:
+            say(f"  {r.row} ({r.dataset}): {r.note}")
+    say()
