@@ -1,0 +1,299 @@
+"""What every registered network promises, one test per promise and network: timm's contract and the counts.
+
+Images are small (64 x 64 for the ImageNet networks). A capability that a network does not have is declared in
+`model_info(name).cannot` with its reason, and only then left out here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from functools import cache
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from globalcnn import UserError, create_model, list_models
+from globalcnn.measure import count
+from globalcnn.models import model_info
+from globalcnn.models.published import published_rows
+
+NAMES = list_models()
+# families whose networks differ in depth and width alone: what is dear is asked of the smallest
+SAME_CODE = ("darts", "densenet", "resnet")
+EACH_CODE = [*SAME_CODE, *(n for n in NAMES if model_info(n).family not in SAME_CODE)]
+
+
+@cache
+def model(name):
+    """A network in eval mode that no test changes."""
+    torch.manual_seed(0)
+    return create_model(name).eval()
+
+
+def smallest(code):
+    """A name for a name, the network of the fewest modules for a family."""
+    if code in NAMES:
+        return code
+    return min(list_models(family=code), key=lambda n: len(list(model(n).modules())))
+
+
+def size(name):
+    """(C, H, W) of the images used here."""
+    info = model_info(name)
+    side = 64 if info.input_size[1] > 64 else info.input_size[1]
+    return info.input_size[0], side, side
+
+
+def images(name, batch=2, shape=None):
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(batch, *(shape or size(name)), generator=g)
+
+
+def can(name, capability):
+    """Leave the test where the network declares that it cannot."""
+    reason = dict(model_info(name).cannot).get(capability)
+    if reason is not None:
+        assert len(reason) > 10, "a reason that says something"
+        pytest.skip(f"{name} cannot {capability}: {reason}")
+
+
+def relative_error(found, expected):
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+every_model = pytest.mark.parametrize("name", NAMES)
+
+
+def test_there_are_models():
+    assert len(NAMES) >= 26
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@every_model
+@torch.no_grad()
+def test_features_then_head_are_the_logits(name):
+    net, x, info = model(name), images(name), model_info(name)
+    features = net.forward_features(x)
+    assert features.shape[:2] == (2, net.num_features)
+    assert features.ndim == 4
+    hidden = net.forward_head(features, pre_logits=True)
+    assert hidden.shape == (2, net.head_hidden_size)
+    logits = net(x)
+    assert logits.shape == (2, info.num_classes) == (2, net.num_classes)
+    assert torch.equal(net.forward_head(features), logits)
+    torch.testing.assert_close(net.get_classifier()(hidden), logits)
+    assert logits.isfinite().all()
+
+
+@every_model
+@torch.no_grad()
+def test_the_classifier_can_be_replaced_and_removed(name):
+    net, x = copy.deepcopy(model(name)), images(name)
+    hidden = net.forward_head(net.forward_features(x), pre_logits=True)
+    net.reset_classifier(7)
+    assert net.num_classes == 7
+    assert net.get_classifier().out_features == 7
+    assert net(x).shape == (2, 7)
+    net.reset_classifier(0)
+    assert net.num_classes == 0
+    assert isinstance(net.get_classifier(), nn.Identity)
+    assert torch.equal(net(x), hidden)
+    net.reset_classifier(3)
+    assert net(x).shape == (2, 3)
+
+
+@every_model
+def test_classes_and_channels_are_chosen_when_it_is_made(name):
+    """Also that the config names the first convolution and the classifier, as timm's tools need."""
+    in_chans = {1: 3, 3: 2}[model_info(name).input_size[0]]
+    net = create_model(name, num_classes=5, in_chans=in_chans).eval()
+    shape = (in_chans, *size(name)[1:])
+    with torch.no_grad():
+        assert net(images(name, 1, shape)).shape == (1, 5)
+    cfg = net.default_cfg
+    assert net.get_submodule(cfg["first_conv"]).in_channels == in_chans
+    assert net.get_submodule(cfg["classifier"]) is net.get_classifier()
+    assert create_model(name, num_classes=0).num_classes == 0
+    for setting in ({"num_classes": -1}, {"in_chans": 0}):
+        with pytest.raises(
+            UserError, match=re.escape(f"{next(iter(setting))}={next(iter(setting.values()))} must")
+        ):
+            create_model(name, **setting)
+
+
+@every_model
+def test_what_is_known_of_it_is_true(name):
+    info, net = model_info(name), model(name)
+    assert info.name == name
+    assert info.about
+    assert net.default_cfg["input_size"] == info.input_size
+    assert net.default_cfg["num_classes"] == info.num_classes == net.num_classes
+    assert len(net.default_cfg["mean"]) == len(net.default_cfg["std"]) == info.input_size[0]
+    assert net.in_chans == info.input_size[0]
+
+
+@every_model
+@torch.no_grad()
+def test_feature_maps(name):
+    can(name, "features_only")
+    x = images(name)
+    told = model(name).feature_info
+    told = told if isinstance(told, list) else told.info
+    net = create_model(name, features_only=True).eval()
+    maps = net(x)
+    assert len(maps) == len(told)
+    assert [m.shape[1] for m in maps] == [t["num_chs"] for t in told] == net.feature_info.channels()
+    assert [t["reduction"] for t in told] == net.feature_info.reduction()
+    slack = 2 if model_info(name).family in ("mnist", "neural_ode", "neupde") else 0  # unpadded convolutions
+    for m, t in zip(maps, told, strict=True):
+        for axis in (2, 3):
+            assert abs(m.shape[axis] - math.ceil(x.shape[axis] / t["reduction"])) <= slack
+    last = create_model(name, features_only=True, out_indices=(len(told) - 1,)).eval()(x)
+    assert len(last) == 1
+    assert last[0].shape == maps[-1].shape
+
+
+@every_model
+def test_every_parameter_gets_a_finite_gradient(name):
+    net = copy.deepcopy(model(name)).train()
+    net(images(name)).square().mean().backward()
+    left_out = tuple(f"{n}." for n in getattr(net, "uncounted_modules", ()))
+    for parameter, p in net.named_parameters():
+        if parameter.startswith(left_out) and left_out:
+            continue
+        assert p.grad is not None, parameter
+        assert p.grad.isfinite().all(), parameter
+    assert any(p.grad.abs().max() > 0 for p in net.parameters() if p.grad is not None)
+
+
+@every_model
+@torch.no_grad()
+def test_memory_formats_precisions_and_sizes(name):
+    net, x = model(name), images(name, 1)
+    logits = net(x)
+    assert torch.equal(net(x), logits)
+    channels_last = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    found = channels_last(x.to(memory_format=torch.channels_last))
+    assert relative_error(found, logits) < 1e-3
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(x)
+    assert low.isfinite().all()
+    assert relative_error(low, logits) < 0.1
+    _, h, w = size(name)
+    odd = images(name, 1, (x.shape[1], h + 1, w + 3))
+    assert net(odd).shape == (1, net.num_classes)
+
+
+@every_model
+@torch.no_grad()
+def test_states_names_and_copies(name):
+    """The same network under timm's `create_model`, from the same seed, from a state dict, from a copy."""
+    net, x = model(name), images(name, 1)
+    logits = net(x)
+    torch.manual_seed(0)
+    again = timm.create_model(name).eval()
+    assert type(again) is type(net)
+    assert again.state_dict().keys() == net.state_dict().keys()
+    assert torch.equal(again(x), logits)
+    with torch.no_grad():
+        for p in again.parameters():
+            p.mul_(0.9)
+    assert not torch.equal(again(x), logits)
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x), logits)
+    assert torch.equal(copy.deepcopy(net)(x), logits)
+
+
+@every_model
+def test_there_are_no_weights_to_download(name):
+    with pytest.raises(UserError, match=f"there are no published weights for '{name}' yet"):
+        create_model(name, pretrained=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", EACH_CODE)
+@torch.no_grad()
+def test_exported(code):
+    name = smallest(code)
+    can(name, "export")
+    net, x = model(name), images(name)
+    program = torch.export.export(net, (x,))
+    assert relative_error(program.module()(x), net(x)) < 1e-4
+    assert not [n for n in program.graph.nodes if "roll" in str(n.target)]
+
+
+# the mobile networks are made of one set of blocks, and compiling takes longest of all
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "code", [c for c in EACH_CODE if c not in ("efficientnet_b0_global", "mobilenetv2_global")]
+)
+@torch.no_grad()
+def test_compiled_in_one_graph(code):
+    name = smallest(code)
+    can(name, "compile")
+    torch._dynamo.reset()
+    net, x = model(name), images(name)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    assert relative_error(compiled(x), net(x)) < 1e-4
+
+
+ROWS = {(r.model, r.num_classes): r for r in published_rows()}
+
+
+def test_rows_of_the_same_network_say_the_same():
+    for row in published_rows():
+        assert row.expected == ROWS[row.model, row.num_classes].expected
+
+
+@pytest.mark.parametrize(("name", "num_classes"), ROWS)
+def test_counts_are_those_of_the_published_architecture(name, num_classes):
+    row = ROWS[name, num_classes]
+    if row.expected is None:
+        assert row.reconstruction
+        return
+    net = create_model(name, num_classes=num_classes)
+    counts = count(net, row.input)
+    assert counts.params == row.expected["params"]
+    columns = {"macs_conv_fc": "macs", "macs_paper_counting": "macs_paper", "pde_multiplies": "macs_pde"}
+    for told, column in columns.items():
+        if told in row.expected and "evaluation" not in row.note:
+            assert getattr(counts, column) == row.expected[told], column
+
+
+def test_a_wrong_count_would_be_seen():
+    row = ROWS["resnet_global_cifar", 10]
+    counts = count(create_model("resnet_global_cifar", num_classes=10, bias=False), row.input)
+    assert counts.params != row.expected["params"]
+
+
+def test_models_are_found_by_pattern_and_family():
+    assert list_models("digits_*") == ["digits_conv", "digits_global", "digits_residual"]
+    assert list_models("digits") == list_models("digits_*")
+    assert list_models("xyzzy") == []
+    assert list_models(family="digits") == list_models("digits_*")
+    assert set(NAMES) < set(list_models(include_timm=True))
+    assert "resnet18" in list_models("resnet1?", include_timm=True)
+    with pytest.raises(UserError, match="unknown family 'digit'; did you mean 'digits'"):
+        list_models(family="digit")
+
+
+def test_names_and_settings_that_do_not_fit():
+    words = "unknown model 'resnet_globl_cifar'; did you mean 'resnet_global_cifar'"
+    for ask in (create_model, model_info):
+        with pytest.raises(UserError, match=words):
+            ask("resnet_globl_cifar")
+    with pytest.raises(
+        UserError, match="model 'resnet_global_cifar' does not take one of the settings.*'depht'"
+    ):
+        create_model("resnet_global_cifar", depht=3)
+    with pytest.raises(UserError, match="unknown model 'None'"):
+        create_model(None)
+
+
+def test_models_of_timm_are_made_by_the_same_function():
+    net = create_model("resnet18", num_classes=3, in_chans=1).eval()
+    assert net(torch.randn(1, 1, 32, 32)).shape == (1, 3)
