@@ -17,8 +17,10 @@ from ..nn import GlobalLayer
 from .darts import DARTS
 from .densenet import DenseNet
 from .digits import DigitsNet
+from .mdeq import MDEQ
 from .mnist import MNISTNet
 from .mobile_global import MobileGlobal
+from .neupde import PDEFunction
 from .resnet import ResNet
 
 _GLOBAL = {
@@ -108,13 +110,50 @@ def _same(model: nn.Module, key: str) -> str:
 
 
 def _mnist(model: nn.Module, key: str) -> str:
-    """One sequential: 0..6 the stem, 7.. the body, then norm, (ReLU, pool, flatten), linear."""
+    """One sequential: 0..6 the stem, 7.. the body, then norm, (ReLU, pool, flatten), linear.
+
+    The function of an ODE is `odefunc`, its convolutions over time and state hold a `_layer`.
+    """
     assert isinstance(model, MNISTNet)
+    if any(isinstance(m, PDEFunction) for m in model.modules()):
+        raise UserError("neupde_mnist is a reconstruction: the authors' code has no names for it")
     after_body = 7 + len(model.body)  # type: ignore[arg-type]
     key = re.sub(r"^stem\.", "", key)
     key = re.sub(r"^body\.(\d+)\.", lambda m: f"{7 + int(m[1])}.", key)
+    key = re.sub(r"^(\d+)\.f\.", r"\1.odefunc.", key)
+    key = re.sub(r"\.layer\.(weight|bias)$", r"._layer.\1", key)
     key = re.sub(r"^norm\.", f"{after_body}.", key)
     return re.sub(r"^fc\.", f"{after_body + 4}.", key)
+
+
+_MDEQ = (
+    (r"^stem\.", "downsample."),
+    (r"^inject\.", "stage0."),
+    (r"^expand\.(\d+)\.", r"incre_modules.\1.0."),
+    (r"\.shortcut\.", ".downsample."),
+    (r"^reduce\.", "downsamp_modules."),
+    (r"^final\.", "final_layer."),
+    (r"parametrizations\.weight\.original0$", "weight_g"),
+    (r"parametrizations\.weight\.original1$", "weight_v"),
+    (r"^equilibrium\.f\.branches\.(\d+)\.norm", r"fullstage.branches.\1.blocks.0.gn"),
+    (r"^equilibrium\.f\.branches\.(\d+)\.", r"fullstage.branches.\1.blocks.0."),
+    (r"^equilibrium\.f\.fused\.(\d+)\.norm\.", r"fullstage.post_fuse_layers.\1.gnorm."),
+    (r"^equilibrium\.f\.fused\.", "fullstage.post_fuse_layers."),
+    (r"^equilibrium\.f\.fusion\.(\d+)\.(\d+)\.norm\.", r"fullstage.fuse_layers.\1.\2.net.gnorm."),
+    (r"^equilibrium\.f\.fusion\.(\d+)\.(\d+)\.", r"fullstage.fuse_layers.\1.\2.net."),
+)
+
+
+def _mdeq(model: nn.Module, key: str) -> str:
+    """The names of the code of Bai, Koltun and Kolter, with which the published MDEQ figures were made."""
+    for ours, theirs in _MDEQ:
+        key = re.sub(ours, theirs, key)
+    # layers of a downward path, (conv, norm, ReLU) for each halving
+    return re.sub(
+        r"\.net\.(\d+)\.",
+        lambda m: f".net.{int(m[1]) // 3}.{('conv', 'gnorm')[int(m[1]) % 3]}.",
+        key,
+    )
 
 
 # DigitsNet stands here with its own names: the released code of that experiment has none to follow
@@ -124,5 +163,6 @@ _FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], str]] = {
     DARTS: _same,
     MobileGlobal: _same,
     MNISTNet: _mnist,
+    MDEQ: _mdeq,
     DigitsNet: _same,
 }
