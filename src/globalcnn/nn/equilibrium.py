@@ -59,7 +59,9 @@ class Equilibrium(SolveBlock):
         samples of a batch apart from each other (no BatchNorm), and be the same function during one forward
         (dropout masks are inputs).
     solve: how to find the fixed point; Broyden, tolerance 1e-3, at most 30 evaluations.
-    backward: the same for the linear equation `y = y df/dz + grad` of the gradient; None: as `solve`.
+    backward: the same for the linear equation `y = y df/dz + grad` of the gradient, from y = 0; None: as
+    `solve`.
+        A sample for which nothing beats the start is left with the gradient of "jacobian_free".
     gradient: "implicit" solves that equation: memory of one evaluation, exact at the fixed point (published);
         "unrolled" differentiates the iterations of the solver, for checks; "jacobian_free" leaves df/dz out,
         a cheap descent direction.

@@ -1,0 +1,94 @@
+"""NeuPDE: what the reconstructions fit, exact derivatives, any size, learning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from globalcnn import UserError, create_model
+from globalcnn.measure import count
+from globalcnn.models import model_info
+from globalcnn.models.authors import authors_names
+from globalcnn.models.neupde import NeuPDE, PDEFunction
+from globalcnn.models.published import published_rows
+from globalcnn.nn.solving import solve_counts
+
+ROWS = [r for r in published_rows() if r.model.startswith("neupde")]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.model}-{r.num_classes}")
+def test_they_fit_the_printed_figures(row):
+    model = create_model(row.model, num_classes=row.num_classes)
+    counts = count(model, row.input)
+    assert counts.params == pytest.approx(row.published["params"], rel=0.02)
+    assert counts.macs_paper == pytest.approx(row.published["macs"], rel=0.02)
+    solve = solve_counts(model, counts.layers)
+    assert counts.macs == solve.macs()
+    assert counts.macs_paper == solve.macs_paper()
+    assert solve.evaluations == solve.measured == {"neupde_mnist": 22, "neupde_cifar": 4}[row.model]
+    assert model_info(row.model).reconstruction
+    assert row.reconstruction
+
+
+def test_there_are_three_rows():
+    assert len(ROWS) == 3
+
+
+def test_derivatives_at_first_are_exact_for_quadratics():
+    """u = a + b x + c y + d x^2 + e y^2 + g x y, x along dim 2: differences of second order are exact."""
+    x = torch.arange(9.0, dtype=torch.float64)[:, None]
+    y = torch.arange(7.0, dtype=torch.float64)[None, :]
+    b, c, d, e, g = 1.0, -2.0, 0.5, 3.0, -1.5
+    u = 4 + b * x + c * y + d * x**2 + e * y**2 + g * x * y
+    expected = [b + 2 * d * x + g * y, c + 2 * e * y + g * x, 2 * d, 2 * e, g]
+    f = PDEFunction(32, 8).double()
+    found = f.derivatives(torch.stack([u, -u] * 16)[None])[0].unflatten(0, (32, 5))
+    for k, exact in enumerate(expected):
+        exact = torch.as_tensor(exact, dtype=torch.float64).expand(9, 7)[1:-1, 1:-1]
+        torch.testing.assert_close(found[0, k, 1:-1, 1:-1], exact)
+        torch.testing.assert_close(found[1, k, 1:-1, 1:-1], -exact)
+
+
+def test_a_constant_has_no_derivatives_anywhere():
+    f = PDEFunction(32, 8)
+    assert f.derivatives(torch.full((1, 32, 4, 5), 3.0)).abs().max() == 0
+    assert f.derivatives(torch.full((1, 32, 1, 1), 3.0)).abs().max() == 0
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    return NeuPDE(width=16, num_classes=4, **settings)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 14), (1, 5)])
+def test_any_height_and_width(size):
+    model = small().eval()
+    with torch.no_grad():
+        assert model(torch.randn(2, 3, *size)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["neupde_mnist", "neupde_cifar"])
+def test_it_learns_a_small_batch(name):
+    torch.manual_seed(0)
+    mnist = name == "neupde_mnist"
+    model = create_model(name, num_classes=4, steps=3) if mnist else small()
+    x = torch.randn(8, 1, 28, 28) if mnist else torch.randn(8, 3, 16, 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), torch.arange(8) % 4)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(
+        UserError, match="method='dopri5': NeuPDE networks take fixed steps, by euler, midpoint"
+    ):
+        create_model("neupde_mnist", method="dopri5")
+    with pytest.raises(UserError, match="reconstruction: the authors' code has no names for it"):
+        authors_names(create_model("neupde_mnist"))
