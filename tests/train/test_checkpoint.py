@@ -110,9 +110,9 @@ def test_states(tmp_path):
     save_state(path, {"epoch": 3, "tensors": {"a": torch.arange(3)}})
     assert load_state(path)["epoch"] == 3
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match="missing or damaged"):
+    with pytest.raises(UserError, match="missing, damaged"):
         load_state(path)
-    with pytest.raises(UserError, match="missing or damaged"):
+    with pytest.raises(UserError, match="missing, damaged"):
         load_state(tmp_path / "none.pt")
     torch.save({"epoch": 1}, path)
     with pytest.raises(UserError, match="not a training state"):

@@ -18,7 +18,7 @@ from ..train import Recipe
 from ..train.comparison import Compared, compare, judged_by
 from ..viz import plot_comparison
 from .console import count, milliseconds, percent, say, table
-from .options import DataOptions, RecipeOptions, resolve_recipe
+from .options import DataOptions, RecipeName, RecipeOptions, resolve_recipe
 from .reporting import TrainingReporter
 
 JSON, PICTURE = "compare.json", "compare.png"
@@ -33,11 +33,10 @@ class Args:
     one run folder per training into --out.
     """
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     """Names of the networks, this library's or timm's."""
     images: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    recipe: str = "modern"
-    """One recipe for all: modern, or a published one by name."""
+    recipe: RecipeName = "modern"
     changes: Annotated[RecipeOptions, tyro.conf.arg(name="")] = field(default_factory=RecipeOptions)
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; every network is trained once with each."""

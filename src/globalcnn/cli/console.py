@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 400  # a table takes what it needs of it
 
 
 def console(*, error: bool = False) -> Console:
@@ -28,7 +28,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """Print a table; the first column is left-aligned, all others right."""
     view = Table(title=title, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
-        view.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        view.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
     for row in rows:
         view.add_row(*(str(cell) for cell in row))
     console().print(view)

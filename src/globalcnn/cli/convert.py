@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import torch
 import tyro
 from torch import Tensor
 
 from ..errors import UserError
 from ..models import check_model_name, create_model, list_models, load_authors_state_dict, model_info
-from ..train.checkpoint import Description, load_weights, save_weights
+from ..train.checkpoint import Description, load_weights, load_without_code, save_weights
 from .console import say
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -27,7 +25,7 @@ class Args:
     model, or net) is found; a prefix "module." is removed.
     """
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The authors' file (.pth, .pt, .tar, or .safetensors)."""
     model: str
     """Name of the network that it holds, as in `globalcnn list`."""
@@ -54,14 +52,13 @@ def run(args: Args) -> None:
     model = create_model(args.model, num_classes=args.num_classes)
     load_authors_state_dict(model, read_state_dict(args.checkpoint))
     channels, height, width = info.input_size
-    config: Any = model.pretrained_cfg
     description = Description(
         model=args.model,
         num_classes=args.num_classes or info.num_classes,
         in_chans=channels,
         image_size=(height, width),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=info.mean,
+        std=info.std,
     )
     save_weights(args.out, model.state_dict(), description)
     say(f"wrote {args.out}: {args.model}, {len(model.state_dict())} entries")
@@ -73,16 +70,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no checkpoint {str(path)!r}")
     if path.suffix == ".safetensors":
         return load_weights(path)[0]
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{str(path)!r} holds more than tensors (code, or whole objects), so it is not loaded; save its "
-            "state_dict() alone where you trust the file"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{str(path)!r} is damaged or not a checkpoint: {first}") from error
+    content = load_without_code(path)
     for name in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

@@ -22,7 +22,7 @@ from .options import DataOptions
 class Args:
     """Evaluate a trained network on the test images (or another split)."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run folder (its best weights, else its last) or a .safetensors file of `globalcnn train`."""
     images: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     model: str | None = None

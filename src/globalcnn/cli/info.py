@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from torch import nn
@@ -25,7 +25,7 @@ class Args:
     multiplies of the PDE solve that it leaves out.
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Name of the network, one of this library's or of timm's."""
     num_classes: int | None = None
     """Size of the output. Default: that of the published dataset."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,7 +17,7 @@ from .console import say, table
 class Args:
     """List the networks, with what they were published on and what they cannot do."""
 
-    pattern: tyro.conf.Positional[str] = "*"
+    pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """Shell-style pattern such as "*global*", or part of a name."""
     family: str | None = None
     """Only one family, such as resnet or digits."""

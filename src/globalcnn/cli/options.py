@@ -11,7 +11,7 @@ import tyro
 
 from ..data import DataSource, load_data
 from ..errors import UserError
-from ..train import Recipe, find_recipe, suited_to
+from ..train import RECIPES, Recipe, find_recipe, suited_to
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def _recipe_options() -> type:
 
 
 RecipeOptions: Any = _recipe_options()
+
+RecipeName = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Name of a recipe: modern (short); published (what the model was published with); or "
+        + ", ".join(name for name in RECIPES if name != "modern")
+    ),
+]
 
 
 def resolve_recipe(name: str, model: str, options: Any, data_name: str) -> Recipe:

@@ -13,7 +13,7 @@ from ..models import check_model_name
 from ..train import train
 from ..viz import plot_curves
 from .console import percent, say
-from .options import DataOptions, RecipeOptions, resolve_recipe
+from .options import DataOptions, RecipeName, RecipeOptions, resolve_recipe
 from .reporting import TrainingReporter
 
 
@@ -27,11 +27,10 @@ class Args:
     accuracy. Several processes: torchrun --nproc-per-node N -m globalcnn train ...
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Name of the network, as in `globalcnn list`."""
     images: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    recipe: str = "modern"
-    """Name of a recipe: modern (the default), published (the model's own), or one of the published ones."""
+    recipe: RecipeName = "modern"
     changes: Annotated[RecipeOptions, tyro.conf.arg(name="")] = field(default_factory=RecipeOptions)
     num_classes: int | None = None
     """Size of the output. Default: the classes of the data."""

@@ -24,8 +24,8 @@ class ModelInfo:
     """What is known of a registered model before it is built.
 
     family: file it lives in; about: one line; dataset: what it was published on; input_size: (C, H, W) there;
-    num_classes: default; reconstruction: no public configuration exists, built to fit the printed figures;
-    cannot: capabilities that the model does not have ("compile", "export"), with the reason.
+    num_classes: default; mean, std: of its normalised input; reconstruction: no public configuration exists,
+    built to fit the printed figures; cannot: capabilities that the model does not have ("compile", "export"), with the reason.
     """
 
     name: str
@@ -34,6 +34,8 @@ class ModelInfo:
     dataset: str
     input_size: tuple[int, int, int]
     num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     reconstruction: bool = False
     cannot: tuple[tuple[str, str], ...] = ()
 
@@ -104,7 +106,16 @@ def register(
     entrypoint.__doc__ = about
     register_model(entrypoint)
     _INFOS[name] = ModelInfo(
-        name, family, about, dataset, input_size, num_classes, reconstruction=reconstruction, cannot=cannot
+        name=name,
+        family=family,
+        about=about,
+        dataset=dataset,
+        input_size=input_size,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        reconstruction=reconstruction,
+        cannot=cannot,
     )
 
 

@@ -147,15 +147,21 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state without executing anything in it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{str(path)!r} holds more than a training state (code, or objects of other programs), "
-            "so it is not loaded"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"the training state {str(path)!r} is missing or damaged: {error}") from error
+    state = load_without_code(path)
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
         raise UserError(f"{str(path)!r} is not a training state of this library")
     return state
+
+
+def load_without_code(path: Path) -> Any:
+    """What `torch.save` wrote to a file, as long as it is plain data; nothing in it is executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{str(path)!r} holds more than tensors and plain values (code, or objects of other programs), "
+            "so it is not loaded"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{str(path)!r} is missing, damaged or not such a file: {first}") from error
