@@ -25,12 +25,14 @@ def say(text: str = "") -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> None:
-    """Print a table; the first column is left-aligned, all others right."""
+    """Print a table; columns of figures are right-aligned."""
+    cells = [[str(cell) for cell in row] for row in rows]
     view = Table(title=title, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
-        view.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
-    for row in rows:
-        view.add_row(*(str(cell) for cell in row))
+        figures = i > 0 and all(row[i][:1] in "-.0123456789" for row in cells)
+        view.add_column(column, justify="right" if figures else "left", no_wrap=i == 0, overflow="fold")
+    for row in cells:
+        view.add_row(*row)
     console().print(view)
 
 

@@ -25,7 +25,8 @@ class ModelInfo:
 
     family: file it lives in; about: one line; dataset: what it was published on; input_size: (C, H, W) there;
     num_classes: default; mean, std: of its normalised input; reconstruction: no public configuration exists,
-    built to fit the printed figures; cannot: capabilities that the model does not have ("compile", "export"), with the reason.
+    built to fit the printed figures; cannot: capabilities that the model does not have ("compile", "export"),
+    with the reason.
     """
 
     name: str
