@@ -283,3 +283,13 @@ def test_one_branch_and_a_head_without_projection():
     with torch.no_grad():
         assert model(images()).shape == (2, 2)
     assert isinstance(model.get_classifier(), nn.Linear)
+
+
+@pytest.mark.parametrize("fixed", ["unroll", "tolerance"])
+@torch.no_grad()
+def test_fixed_iterations_can_be_exported(fixed):
+    model = small(solve=Solve(tolerance=None, max_evaluations=3)).eval()
+    model.equilibrium.unroll = 2 if fixed == "unroll" else None
+    x = images(2, 8)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x))

@@ -119,3 +119,9 @@ def test_the_limit_on_evaluations_reaches_the_user():
         create_model("neural_ode_mnist", max_evaluations=5)(images())
     with pytest.raises(UserError, match="unknown ODE method 'rk5'"):
         create_model("neural_ode_mnist", method="rk5")
+
+
+@torch.no_grad()
+def test_fixed_steps_can_be_exported():
+    model, x = create_model("neural_ode_mnist", method="rk4", steps=1).eval(), images()
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
