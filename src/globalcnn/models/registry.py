@@ -187,7 +187,7 @@ def create_model(
     try:
         return timm.create_model(name, pretrained=pretrained, **settings)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if not any(words in str(error) for words in ("unexpected keyword argument", "multiple values for")):
             raise
         raise UserError(
             f"model {name!r} does not take one of the settings {sorted(settings)}: {error}"
