@@ -380,7 +380,7 @@ def test_stability_reports_the_worst_element():
     assert (seen.stable, seen.share_over, seen.worst_channel) == (True, 0.0, 0)
 
 
-def test_the_published_layer_starts_stable():
+def test_learned_diffusion_may_vanish_where_velocity_does_not():
     layer = GlobalLayer(64)
     seen = layer.stability(torch.randn(4, 64, 16, 16))
     assert seen.diffusion == 0.0  # ReLU: where diffusion is zero and velocity is not, the scheme has no limit
