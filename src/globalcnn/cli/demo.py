@@ -157,8 +157,7 @@ def _picture_evolutions(digits: nn.Module, resnet: nn.Module, image: Tensor, out
         "digits_global": _facts(one),
         "resnet_global_layer1": {
             **_facts(many),
-            "stability_ratio": stability.ratio,
-            "stable": stability.stable,
+            "share_beyond_stability_limit": stability.share_over,
         },
     }
 
@@ -200,7 +199,8 @@ def _in_words(facts: dict[str, Any]) -> list[str]:
             f"largest speed {f['largest_speed']:.3g} pixels per unit of time, "
             f"mean D ({f['mean_Dx']:.3g}, {f['mean_Dy']:.3g})"
         )
-        if "stability_ratio" in f:
-            line += f"; stability ratio {f['stability_ratio']:.3g} (stable up to 1)"
+        if "share_beyond_stability_limit" in f:
+            share = 100 * f["share_beyond_stability_limit"]
+            line += f"; {share:.1f} % of its elements are beyond the scheme's stability limit"
         lines.append(line)
     return lines
