@@ -98,6 +98,16 @@ def test_the_old_file_stays_readable_until_the_end(tmp_path):
     assert target.read_text() == "new"
 
 
+def test_who_reads_the_old_file_meanwhile_reads_it_to_the_end(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old " * 10_000)
+    with target.open() as reader:
+        assert reader.read(4) == "old "
+        write_text(target, "new")
+        assert reader.read() == "old " * 9_999
+    assert target.read_text() == "new"
+
+
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
