@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..nn import Evolution, Fields
+from ..nn.global_layer import at_rest
 from ..ops import PDE, solve
 from .base import ImageClassifier, check_in_chans, feature
 from .mnist import MEAN, STD
@@ -98,11 +99,12 @@ class GlobalBody(nn.Module):
     @torch.no_grad()
     def evolution(self, f: Tensor) -> Evolution:
         """The state at every step 0..K and the fields that drive it, like `GlobalLayer.evolution`."""
-        velocity = self.g(f)
-        plans = (replace(self.pde, steps=k) for k in range(self.pde.steps + 1))
-        levels = tuple(self._solve(f, velocity, plan) for plan in plans)
-        fields = Fields(velocity, velocity, self.diffusivity, self.diffusivity)
-        return Evolution(source=f, levels=levels, fields=fields, output=F.relu(self.norm(levels[-1])))
+        with at_rest(self):
+            velocity = self.g(f)
+            plans = (replace(self.pde, steps=k) for k in range(self.pde.steps + 1))
+            levels = tuple(self._solve(f, velocity, plan) for plan in plans)
+            fields = Fields(velocity, velocity, self.diffusivity, self.diffusivity)
+            return Evolution(source=f, levels=levels, fields=fields, output=F.relu(self.norm(levels[-1])))
 
     def pde_multiplies(self, height: int, width: int) -> int:
         """Elementwise multiplies of the solve for one image, written out literally."""

@@ -233,7 +233,7 @@ class GlobalLayer(nn.Module):
         >>> len(layer.evolution(torch.randn(1, 4, 8, 8)).levels)
         4
         """
-        with _at_rest(self):
+        with at_rest(self):
             h, f = self._start(f, before)
             c = self.fields(h, f)
             levels = [self._solve(h, f, c, replace(self.pde, steps=k)) for k in range(self.pde.steps + 1)]
@@ -251,7 +251,7 @@ class GlobalLayer(nn.Module):
         >>> layer.stability(torch.zeros(1, 4, 8, 8)).stable
         True
         """
-        with _at_rest(self):
+        with at_rest(self):
             h, f = self._start(f, before)
             c = self.fields(h, f)
         Dx, Dy = (
@@ -291,7 +291,7 @@ class GlobalLayer(nn.Module):
 
 
 @contextmanager
-def _at_rest(module: nn.Module) -> Iterator[None]:
+def at_rest(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each submodule has its own flag again, also those frozen in eval mode."""
     flags = [(m, m.training) for m in module.modules()]
     module.eval()
