@@ -225,6 +225,18 @@ def test_states_names_and_copies(name):
     assert torch.equal(copy.deepcopy(net)(x), logits)
 
 
+@pytest.mark.parametrize("name", ["digits_global", "resnet_global_tiny_cifar"])
+def test_watching_an_evolution_changes_nothing(name):
+    net = copy.deepcopy(model(name)).train()
+    body = next(m for m in net.modules() if hasattr(m, "evolution"))
+    before = copy.deepcopy(net.state_dict())
+    f = torch.randn(2, getattr(body, "channels", 1), 8, 8) + 1
+    seen = body.evolution(f)
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(A, before[n]) for n, A in net.state_dict().items())
+    assert torch.equal(body.eval()(f), seen.output)
+
+
 @every_model
 def test_there_are_no_weights_to_download(name):
     with pytest.raises(UserError, match=f"there are no published weights for '{name}' yet"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,7 @@ def test_compiled_gradients(boundary, tensors):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="needs a C++ compiler")
 def test_compiled_to_machine_code(tensors):
     module = Solve(PDE(steps=2))
     compiled = torch.compile(module, fullgraph=True)
