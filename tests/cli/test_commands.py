@@ -65,6 +65,10 @@ def test_env(run):
 
 
 def test_train_and_eval(run, trained, blobs, tmp_path):
+    log = (trained / "log.txt").read_text().splitlines()
+    assert len(log) == 3
+    for line, part in zip(log, ("training digits_conv", "epoch 1", "epoch 2"), strict=True):
+        assert part in line
     for name in (
         "run.json",
         "metrics.jsonl",

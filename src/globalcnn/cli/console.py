@@ -37,10 +37,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def count(number: float | None) -> str:
-    """A count as people read it: 161850 as 161.9K.
+    """A count as people read it: 161850 as 161.8K.
 
     >>> [count(n) for n in (522, 161850, 14779008, 4.1e9)]
-    ['522', '161.9K', '14.78M', '4.1B']
+    ['522', '161.8K', '14.78M', '4.1B']
     """
     if number is None:
         return "-"

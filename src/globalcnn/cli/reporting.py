@@ -18,7 +18,9 @@ QUIET_SECONDS = 30.0
 
 
 class TrainingReporter:
-    """Tells of a training on standard output, and to TensorBoard if installed and `folder` is given."""
+    """Tells of a training on standard output; with a `folder` also in its log.txt, and to TensorBoard if
+    that is installed.
+    """
 
     def __init__(self, *, folder: Path | None = None, label: str = "", opening: str = "") -> None:
         self._terminal = sys.stdout.isatty()
@@ -45,8 +47,10 @@ class TrainingReporter:
         """Say what is trained; open the bar and TensorBoard's log."""
         if self._opening:
             say(self._opening)
+            self._log(self._opening)
         if resumed_at:
             say(f"{self._label}resumed after epoch {resumed_at}")
+            self._log(f"resumed after epoch {resumed_at}")
         if self._folder is not None:
             self._board = _tensorboard(self._folder / "tensorboard")
         if self._terminal:
@@ -60,6 +64,12 @@ class TrainingReporter:
                 transient=True,
             )
             self._bar.start()
+
+    def _log(self, text: str) -> None:
+        """A line with the time of day to log.txt in the run folder; a resumed run goes on in it."""
+        if self._folder is not None:
+            with (self._folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def stepped(self, progress: Step) -> None:
         """Move the bar; elsewhere a line now and then in long epochs, so that nobody waits in the dark."""
@@ -91,6 +101,7 @@ class TrainingReporter:
             self._bar.console.print(text, markup=False)
         else:
             say(text)
+        self._log(text)
         self._last_line = time.monotonic()
         if self._board is not None:
             figures = {

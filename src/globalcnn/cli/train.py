@@ -22,9 +22,9 @@ class Args:
     """Train a network: one of this library's or any of timm's.
 
     Classes and input channels follow the data unless given. The run folder holds the resolved recipe,
-    versions and seed (run.json), figures per epoch (metrics.jsonl, curves.png), the last weights and those
-    best on the held-out images (safetensors), the training state, and at the end summary.json with the test
-    accuracy. Several processes: torchrun --nproc-per-node N -m globalcnn train ...
+    versions and seed (run.json), figures per epoch (metrics.jsonl, curves.png), log.txt, the last weights and
+    those best on the held-out images (safetensors), the training state, and at the end summary.json with the
+    test accuracy. Several processes: torchrun --nproc-per-node N -m globalcnn train ...
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]

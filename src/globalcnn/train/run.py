@@ -29,7 +29,7 @@ RUN, METRICS, STATE, LAST, BEST, SUMMARY = (
     "best.safetensors",
     "summary.json",
 )
-OURS = (RUN, METRICS, STATE, LAST, BEST, SUMMARY, "curves.png", "tensorboard")
+OURS = (RUN, METRICS, STATE, LAST, BEST, SUMMARY, "log.txt", "curves.png", "tensorboard")
 
 
 class Reporter(Protocol):
