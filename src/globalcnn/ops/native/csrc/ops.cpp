@@ -1,0 +1,160 @@
+// The operators of globalcnn on the CPU, registered on PyTorch's stable ABI under the schemas that
+// ops/operators.py defines. Checks of what a user can get wrong are made there, in Python.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "kernels.h"
+
+namespace globalcnn {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The best instruction set of this processor, or the one that GLOBALCNN_ISA names if it can run here.
+const Kernels* choose_kernels() {
+  const Kernels* usable[3] = {kernels_plain(), nullptr, nullptr};
+#if defined(__x86_64__) || defined(_M_X64)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) usable[1] = kernels_avx2();
+  if (__builtin_cpu_supports("avx512f")) usable[2] = kernels_avx512();
+#endif
+  const char* wanted = std::getenv("GLOBALCNN_ISA");
+  const Kernels* best = nullptr;
+  for (const Kernels* k : usable)
+    if (k && (!wanted || !*wanted || std::strcmp(wanted, k->name) == 0)) best = k;
+  if (!best) throw std::runtime_error(std::string("GLOBALCNN_ISA=") + wanted + " cannot run on this processor");
+  return best;
+}
+
+const Kernels& kernels() {
+  static const Kernels* chosen = choose_kernels();
+  return *chosen;
+}
+
+View view(const Tensor& t) {
+  return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+View view(const std::optional<Tensor>& t) { return t ? view(*t) : View{nullptr, 0, 0, 0, 0}; }
+
+Shape shape(const Tensor& t) {
+  Dtype dtype = Dtype::f32;
+  switch (t.scalar_type()) {
+    case ScalarType::Float: break;
+    case ScalarType::BFloat16: dtype = Dtype::bf16; break;
+    case ScalarType::Double: dtype = Dtype::f64; break;
+    default: throw std::runtime_error("globalcnn: the native backend computes float32, bfloat16 and float64");
+  }
+  return {t.size(0), t.size(1), t.size(2), t.size(3), dtype};
+}
+
+// Scratch of this thread, kept from call to call: fresh memory costs more in page faults than the arithmetic.
+char* scratch(int64_t bytes) {
+  struct Kept {
+    std::unique_ptr<char[]> memory;
+    int64_t size = 0;
+  };
+  thread_local Kept kept;
+  constexpr int64_t line = 64;
+  if (kept.size < bytes + line) {
+    kept.memory.reset(new char[bytes + line]);
+    kept.size = bytes + line;
+  }
+  const auto address = reinterpret_cast<uintptr_t>(kept.memory.get());
+  return kept.memory.get() + (line - address % line) % line;
+}
+
+// Channels side by side in memory are taken in blocks of one cache line of floats, otherwise one by one.
+int64_t block_of(const View& like, const Shape& s) {
+  return like.c == 1 && s.C > 1 && s.H * s.W > 1 ? std::min<int64_t>(16, s.C) : 1;
+}
+
+template <class Args>
+void run(const Args& args, const View& like, int64_t cost, int64_t (*bytes)(const Args&, int64_t),
+         void (*work)(const Args&, int64_t, int64_t, int64_t, char*)) {
+  const Shape& s = args.shape;
+  if (s.N * s.C * s.H * s.W == 0) return;
+  const int64_t block = block_of(like, s), units = s.N * ((s.C + block - 1) / block);
+  // a thread is worth waking for some ten microseconds of work
+  const int64_t per_unit = block * s.H * s.W * cost;
+  const int64_t grain = std::max<int64_t>(1, (int64_t(1) << 17) / std::max<int64_t>(1, per_unit));
+  const int64_t need = bytes(args, block);
+  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+    work(args, block, begin, end, scratch(need));
+  });
+}
+
+Pde pde(double Dx0, double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy, int64_t boundary) {
+  return {steps, dx, dy, dt, Dx0, Dy0, static_cast<Boundary>(boundary)};
+}
+
+Tensor solve(const Tensor& h, const Tensor& h_old, const std::optional<Tensor>& f, const Tensor& u,
+             const Tensor& v, const std::optional<Tensor>& Dx, const std::optional<Tensor>& Dy, double Dx0,
+             double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy, int64_t boundary) {
+  Tensor out = torch::stable::empty_like(h);
+  const SolveArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(h_old), view(f),
+                       view(u),  view(v), view(Dx), view(Dy), view(out)};
+  run(args, view(out), 20 * steps, kernels().solve_scratch, kernels().solve);
+  return out;
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_old, const std::optional<Tensor>& f,
+                         const Tensor& u, const Tensor& v, const std::optional<Tensor>& Dx,
+                         const std::optional<Tensor>& Dy, double Dx0, double Dy0, int64_t steps, double dt,
+                         int64_t dx, int64_t dy, int64_t boundary) {
+  const auto like_h = [&] { return torch::stable::empty_like(h); };
+  const auto none = [&] { return torch::stable::new_empty(h, {0}); };
+  Gradients g{like_h(),           like_h(), f ? like_h() : none(), like_h(), like_h(), Dx ? like_h() : none(),
+              Dy ? like_h() : none()};
+  const auto where = [](const Tensor& t, bool wanted) { return wanted ? view(t) : View{nullptr, 0, 0, 0, 0}; };
+  const BackwardArgs args{shape(h),
+                          pde(Dx0, Dy0, steps, dt, dx, dy, boundary),
+                          view(grad), view(h), view(h_old), view(f), view(u), view(v), view(Dx), view(Dy),
+                          view(std::get<0>(g)), view(std::get<1>(g)), where(std::get<2>(g), f.has_value()),
+                          view(std::get<3>(g)), view(std::get<4>(g)), where(std::get<5>(g), Dx.has_value()),
+                          where(std::get<6>(g), Dy.has_value())};
+  run(args, view(std::get<0>(g)), 60 * steps, kernels().backward_scratch, kernels().backward);
+  return g;
+}
+
+Tensor layer(const Tensor& h, const Tensor& f, const Tensor& weight, const Tensor& bias, const Tensor& scale,
+             const Tensor& shift, double Dx0, double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy,
+             int64_t boundary, int64_t act, bool shared_product, bool velocity_from_f, bool start_from_h,
+             bool source, bool residual) {
+  Tensor out = torch::stable::empty_like(h);
+  const LayerArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(f), view(out),
+                       weight.data_ptr(), bias.data_ptr(), scale.data_ptr(), shift.data_ptr(), weight.size(0),
+                       weight.size(2), static_cast<Act>(act), shared_product, velocity_from_f, start_from_h,
+                       source, residual};
+  run(args, view(out), 60 + 15 * steps, kernels().layer_scratch, kernels().layer);
+  return out;
+}
+
+}  // namespace
+}  // namespace globalcnn
+
+STABLE_TORCH_LIBRARY_IMPL(globalcnn, CPU, m) {
+  m.impl("solve", TORCH_BOX(&globalcnn::solve));
+  m.impl("solve_backward", TORCH_BOX(&globalcnn::solve_backward));
+  m.impl("layer", TORCH_BOX(&globalcnn::layer));
+}
+
+extern "C" const char* globalcnn_isa() {
+  try {
+    return globalcnn::kernels().name;
+  } catch (const std::exception&) {
+    return "";
+  }
+}
