@@ -1,4 +1,4 @@
-"""MDEQ: published counts, the cell against one written out plainly, gradients, dropout, sizes, learning."""
+"""MDEQ: published counts, the cell against one written out plainly, gradients, dropout, sizes."""
 
 from __future__ import annotations
 
@@ -234,36 +234,15 @@ def test_any_height_and_width(size):
     assert features.shape == (1, 32, *quarter)
 
 
-@pytest.mark.parametrize("gradient", ["implicit", "jacobian_free", "unrolled"])
-def test_it_learns_a_small_batch(gradient):
-    model, x = small(gradient=gradient, dropout=0.1), images(8, 12)
-    losses = learn(model, x)
-    assert losses[-1] < 0.75 * losses[0]
-
-
-def test_it_learns_unrolled_and_then_solves():
+def test_plain_iterations_and_then_a_solve():
     model, x = small(), images(8, 12)
     model.equilibrium.unroll = 4
-    losses = learn(model, x)
-    assert losses[-1] < 0.7 * losses[0]
+    model(x)
     assert model.equilibrium.evaluations == 4
     assert model.equilibrium.residual is None
     model.equilibrium.unroll = None
     model(x)
     assert model.equilibrium.residual.shape == (8,)
-
-
-def learn(model, x, steps=10):
-    y = torch.arange(len(x)) % 4
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 def test_settings_that_do_not_fit():

@@ -1,4 +1,4 @@
-"""The neural ODE on MNIST: published counts, the conventions of torchdiffeq's example, solvers, learning."""
+"""The neural ODE on MNIST: published counts, the conventions of torchdiffeq's example, solvers."""
 
 from __future__ import annotations
 
@@ -95,23 +95,12 @@ def test_solvers_agree():
             torch.testing.assert_close(other(x), expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"method": "rk4", "steps": 2}, {"method": "rk4", "steps": 2, "adjoint": True}], ids=str
-)
-def test_it_learns_a_small_batch(settings):
-    torch.manual_seed(0)
-    model, x = create_model("neural_ode_mnist", num_classes=4, **settings), images(8)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    losses = []
-    for _ in range(10):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), torch.arange(8) % 4)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        assert model.body[0].evaluations > 0
-        assert (model.body[0].backward_evaluations > 0) == settings.get("adjoint", False)
-    assert losses[-1] < 0.85 * losses[0]
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_evaluations_are_told(adjoint):
+    model = create_model("neural_ode_mnist", method="rk4", steps=2, adjoint=adjoint)
+    model(images()).sum().backward()
+    assert model.body[0].evaluations == 8
+    assert (model.body[0].backward_evaluations > 0) == adjoint
 
 
 def test_the_limit_on_evaluations_reaches_the_user():
