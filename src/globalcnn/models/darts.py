@@ -22,7 +22,7 @@ from ..nn import GlobalLayer
 from ..ops import PDE
 from .base import ImageClassifier, check_in_chans, feature
 from .darts_cells import DARTS_V2, NODES, Cell, DropPath, Genotype
-from .registry import register
+from .registry import register_cifar
 
 STEM_MULTIPLIER = 3
 
@@ -187,14 +187,12 @@ _NETWORKS: dict[str, tuple[str, partial[DARTS]]] = {
 }
 
 for _name, (_about, _build) in _NETWORKS.items():
-    register(
+    register_cifar(
         _name,
         _build,
+        _about,
         family="darts",
-        about=_about,
         dataset="CIFAR-100",
-        input_size=(3, 32, 32),
-        num_classes=10,
         first_conv="stem.0",
         classifier="classifier",
         feature_cls="hook",

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..nn import GlobalLayer
 from ..ops import PDE
 from .base import ImageClassifier, check_in_chans, feature, init_by_fan_out
-from .registry import register
+from .registry import register_cifar
 
 GROWTH = 12
 BOTTLENECK = 4
@@ -121,14 +121,12 @@ _NETWORKS: dict[str, tuple[str, partial[DenseNet]]] = {
 }
 
 for _name, (_about, _build) in _NETWORKS.items():
-    register(
+    register_cifar(
         _name,
         _build,
+        _about,
         family="densenet",
-        about=_about,
         dataset="CIFAR-100",
-        input_size=(3, 32, 32),
-        num_classes=10,
         first_conv="features.conv0",
         classifier="classifier",
         feature_cls="hook",

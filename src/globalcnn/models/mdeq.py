@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..errors import UserError
 from ..nn.equilibrium import Equilibrium, Solve
 from .base import ImageClassifier, check_in_chans, feature
-from .registry import register
+from .registry import register, register_cifar
 
 GROUPS = 8
 HEAD_EXPANSION = 4
@@ -278,57 +278,43 @@ def _check_widths(widths: tuple[int, ...], head_widths: tuple[int, ...]) -> None
         raise UserError(f"widths={widths!r} must be divisible by {GROUPS}, the groups of the norms")
 
 
-_SOLVE_WHY = (
-    "the solver looks at residuals to know when to stop; model.equilibrium.unroll = 10 makes fixed steps"
-)
-_CANNOT = (("compile", _SOLVE_WHY), ("export", _SOLVE_WHY))
+_WHY = "the solver looks at residuals to know when to stop; model.equilibrium.unroll = 10 makes fixed steps"
+_SHARED: dict[str, Any] = {
+    "family": "mdeq",
+    "first_conv": "stem.0",
+    "classifier": "classifier",
+    "feature_cls": "hook",
+    "cannot": (("compile", _WHY), ("export", _WHY)),
+}
 
 _large = partial(MDEQ, (32, 64, 128, 256), (14, 28, 56, 112), 1680, dropout=0.3, nominal_evaluations=20)
 _small = partial(MDEQ, (32, 64, 128, 256), (24, 48, 96, 192), 2048, stem_stride=2, nominal_evaluations=16)
 _cifar = partial(MDEQ, (16, 32, 64), (14, 28, 56), 840, dropout=0.2, nominal_evaluations=20)
 
-register(
+register_cifar(
     "mdeq_large_cifar",
     _large,
-    family="mdeq",
-    about="multiscale deep equilibrium network of four branches, large",
-    dataset="CIFAR-10",
-    input_size=(3, 32, 32),
-    num_classes=10,
-    first_conv="stem.0",
-    classifier="classifier",
-    feature_cls="hook",
+    "multiscale deep equilibrium network of four branches, large",
     features=4,
-    cannot=_CANNOT,
+    **_SHARED,
 )
 register(
     "mdeq_small",
     _small,
-    family="mdeq",
     about="multiscale deep equilibrium network of four branches, small, for ImageNet",
     dataset="ImageNet-1K",
     input_size=(3, 224, 224),
     num_classes=1000,
-    first_conv="stem.0",
-    classifier="classifier",
-    feature_cls="hook",
     features=4,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
-    cannot=_CANNOT,
+    **_SHARED,
 )
-register(
+register_cifar(
     "mdeq_cifar",
     _cifar,
-    family="mdeq",
-    about="multiscale deep equilibrium network of three branches (reconstruction)",
-    dataset="CIFAR-10",
-    input_size=(3, 32, 32),
-    num_classes=10,
-    first_conv="stem.0",
-    classifier="classifier",
-    feature_cls="hook",
+    "multiscale deep equilibrium network of three branches (reconstruction)",
     features=3,
     reconstruction=True,
-    cannot=_CANNOT,
+    **_SHARED,
 )

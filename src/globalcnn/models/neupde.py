@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..nn.ode import FIXED_STEP, ODEBlock
 from .base import ImageClassifier, check_in_chans, feature
 from .mnist import WIDTH, MNISTNet, register_mnist
-from .registry import register
+from .registry import register_cifar
 
 # ux, uy, uxx, uyy, uxy on a grid of spacing 1; x is dim 2 (rows), y is dim 3 (columns)
 _DIFFERENCES = (
@@ -155,14 +155,11 @@ register_mnist(
     family="neupde",
     reconstruction=True,
 )
-register(
+register_cifar(
     "neupde_cifar",
     NeuPDE,
+    "three partial differential equations with learned right-hand sides (reconstruction)",
     family="neupde",
-    about="three partial differential equations with learned right-hand sides (reconstruction)",
-    dataset="CIFAR-10",
-    input_size=(3, 32, 32),
-    num_classes=10,
     first_conv="stem.0",
     classifier="fc",
     feature_cls="hook",

@@ -120,6 +120,13 @@ def register(
     )
 
 
+def register_cifar(
+    name: str, build: Callable[..., nn.Module], about: str, *, dataset: str = "CIFAR-10", **more: Any
+) -> None:
+    """Register a network for colour images of 32 x 32 and ten classes; `more` as in `register`."""
+    register(name, build, about=about, dataset=dataset, input_size=(3, 32, 32), num_classes=10, **more)
+
+
 def model_info(name: str) -> ModelInfo:
     """What is known of a model of this library by name, without building it."""
     if name not in _INFOS:

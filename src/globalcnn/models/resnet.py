@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..nn import GlobalLayer
 from ..ops import PDE
 from .base import ImageClassifier, check_in_chans, feature, init_by_fan_out
-from .registry import register
+from .registry import register_cifar
 
 
 class ResNet(ImageClassifier):
@@ -109,14 +109,12 @@ _NETWORKS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
 }
 
 for _name, (_about, _shape) in _NETWORKS.items():
-    register(
+    register_cifar(
         _name,
         partial(ResNet, **_shape),  # type: ignore[arg-type]
+        _about,
         family="resnet",
-        about=_about,
         dataset="CIFAR-10" if _name in ("resnet32_cifar", "resnet_global_cifar") else "CIFAR-100",
-        input_size=(3, 32, 32),
-        num_classes=10,
         first_conv="conv1",
         classifier="fc",
         features=len(_shape["depths"]),
