@@ -24,11 +24,13 @@ $(BIN)/python:
 $(VENV)/.demo: $(BIN)/python pyproject.toml
 	@echo "== installing globalcnn with PyTorch (a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[demo]"
+	$(BIN)/globalcnn build --if-possible
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml
 	@echo "== installing globalcnn with PyTorch and the test tools (a few minutes the first time)"
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[test]"
+	$(BIN)/globalcnn build --if-possible
 	@touch $@
 
 demo: $(VENV)/.demo

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from .. import __version__
 from ..errors import UserError, unknown_name
-from ..train import TrainingDiverged
 from .console import console
 
 ABOUT = "Global layers for PyTorch: a feature map evolves under a PDE instead of passing repeated blocks."
@@ -27,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
     "table": ("table", "every row of the published tables beside what is counted and measured here"),
     "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),
+    "build": ("build", "compile the native CPU kernels"),
     "env": ("env", "versions, hardware, and which backends of the operator can run here"),
 }
 
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, UserError):
             return _say_error(str(error), 2)
+        from ..train import TrainingDiverged  # not above: with a broken torchvision it cannot be imported
+
         if isinstance(error, TrainingDiverged):
             return _say_error(str(error), 1)
         if _out_of_memory(error):

@@ -15,6 +15,7 @@ from ..errors import UserError, UserTypeError
 from ..ops import PDE, solve
 from ..ops.schemes import Field
 from .coefficients import Coefficient, NetFactory, check_kernel_size, find_network
+from .fused import may_fuse, run_fused
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,12 @@ class GlobalLayer(nn.Module):
 
         before: a second input for an init block of two inputs, which is called as `init(before, f)` (as
         DARTS cells are).
+
+        In eval mode without gradients the layer is one fused operator where a fast backend can run it.
         """
         h, f = self._start(f, before)
+        if may_fuse(self, h):
+            return run_fused(self, h, f)
         return self._finish(self._solve(h, f, self.fields(h, f), self.pde), f)
 
     @torch.no_grad()

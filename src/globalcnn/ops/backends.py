@@ -6,22 +6,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError, UserTypeError, unknown_name
-from . import eager, reference
+from . import eager, operators, reference
 from .pde import PDE
-from .schemes import Field
+from .schemes import DuFortFrankel, Field
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the operator. `unavailable()` says why it cannot run here, or gives None."""
+    """One implementation of the operator.
+
+    unavailable: says why it cannot run here, or gives None (it may load the backend to find out).
+    refuses: says why it cannot take these inputs (h and the equation), or gives None.
+    """
 
     name: str
     about: str
     run: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, Field, Field, PDE], Tensor]
     unavailable: Callable[[], str | None] = lambda: None
+    refuses: Callable[[Tensor, PDE], str | None] = lambda h, pde: None
 
 
 def _reference_in_dtype(
@@ -30,13 +36,80 @@ def _reference_in_dtype(
     return reference.solve(h, h_old, f, u, v, Dx, Dy, pde).to(h.dtype)
 
 
+def _native_unavailable() -> str | None:
+    from . import native
+
+    return native.load()
+
+
+def _triton_unavailable() -> str | None:
+    from . import triton
+
+    reason = triton.unavailable()
+    if reason is None:
+        triton.load()
+    return reason
+
+
+def _takes(device: str, dtypes: tuple[torch.dtype, ...]) -> Callable[[Tensor, PDE], str | None]:
+    def refuses(h: Tensor, pde: PDE) -> str | None:
+        if h.device.type != device:
+            return f"it computes on {device}, and h is on {h.device}"
+        if h.dtype not in dtypes:
+            return f"it computes {', '.join(str(d)[6:] for d in dtypes)}, and h is {str(h.dtype)[6:]}"
+        if type(pde.scheme) is not DuFortFrankel:
+            return f"it knows the scheme DuFortFrankel() alone, not {pde.scheme!r}"
+        return None
+
+    return refuses
+
+
 # in the order of preference for backend=None
 BACKENDS: dict[str, Backend] = {
+    "native": Backend(
+        "native",
+        "fused C++ kernels for CPUs: AVX-512, AVX2 or plain",
+        operators.solve,
+        _native_unavailable,
+        _takes("cpu", (torch.float32, torch.bfloat16, torch.float64)),
+    ),
+    "triton": Backend(
+        "triton",
+        "fused Triton kernels for CUDA",
+        operators.solve,
+        _triton_unavailable,
+        _takes("cuda", (torch.float32, torch.bfloat16, torch.float16)),
+    ),
     "eager": Backend("eager", "plain PyTorch, any device", eager.solve),
     "reference": Backend(
         "reference", "the float64 definition, slow; result rounded to h's dtype", _reference_in_dtype
     ),
 }
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _ready(name: str) -> bool:
+    # what cannot run here now cannot later in this process: asked once, so that a solve costs no lookup
+    if name not in _READY:
+        _READY[name] = BACKENDS[name].unavailable() is None
+    return _READY[name]
+
+
+_READY: dict[str, bool] = {}
+
+
+def automatic(h: Tensor, pde: PDE) -> Backend:
+    """The fastest backend that can take these inputs here.
+
+    While a graph is exported that is the eager one, whose graph runs without this library; and inside the
+    transforms of torch.func, whose derivatives of every kind need operations that PyTorch knows.
+    """
+    if not (torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()):
+        device = h.device.type
+        name = "native" if device == "cpu" else "triton" if device == "cuda" else "eager"
+        if name != "eager" and BACKENDS[name].refuses(h, pde) is None and _ready(name):
+            return BACKENDS[name]
+    return BACKENDS["eager"]
 
 
 def solve(
@@ -60,7 +133,7 @@ def solve(
     u, v: velocity along x (dim 2, rows) and y (dim 3, columns), the same shape, in pixels per unit of time.
     Dx, Dy: diffusion along x and y, tensors of the same shape or numbers >= 0, in pixels^2 per unit of time.
     pde: steps, time step, spacing, boundary and scheme.
-    backend: name of a backend ("eager", "reference"); None picks the fastest that fits.
+    backend: name of a backend ("native", "triton", "eager", "reference"); None picks the fastest that fits.
 
     Returns the state after the last step, the shape and dtype of `h`; differentiable in every tensor.
     Raises `UserError` or `UserTypeError` where an argument does not fit.
@@ -74,7 +147,9 @@ def solve(
     1.4
     """
     _check(h, h_old, f, u, v, Dx, Dy, pde)
-    chosen = BACKENDS["eager"] if backend is None else find_backend(backend)
+    chosen = automatic(h, pde) if backend is None else find_backend(backend)
+    if backend is not None and (reason := chosen.refuses(h, pde)) is not None:
+        raise UserError(f"backend {backend!r} cannot take these inputs: {reason}; take backend='eager'")
     return chosen.run(h, h_old, f, u, v, Dx, Dy, pde)
 
 

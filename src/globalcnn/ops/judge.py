@@ -42,9 +42,9 @@ def judge(backend: Solver, inputs: dict[str, Field | None], pde: PDE) -> Verdict
 
     The error of a quantity is the largest absolute deviation. Allowed is the larger of: twice the error of
     the eager backend; and 4 units in the last place of the largest value that the reference passes through,
-    for luckily exact results (in float64, where the reference rounds as well and eager rounds as it does, 4 for
-    every step). On top of that stands a bound that does not depend on the eager backend, so that eager itself is
-    judged too: 64 (steps + 1) units in the last place of the largest value that the reference passes through.
+    for luckily exact results, growing as the square root of the levels, as rounding does (in float64 as the
+    levels: there the reference rounds as well, and eager rounds as it does). On top of that stands a bound
+    that does not depend on the eager backend, so that eager itself is judged too: 64 (steps + 1) such units.
     An output of another shape or dtype than `h` fails whatever its values; one without a gradient counts as
     one whose gradients are zero.
     """
@@ -58,7 +58,7 @@ def judge(backend: Solver, inputs: dict[str, Field | None], pde: PDE) -> Verdict
     if found[0].shape != h.shape or found[0].dtype != dtype:
         return Verdict({"output": math.inf}, {"output": 0.0})
     unit = torch.finfo(dtype).eps
-    rounds = pde.steps + 1 if dtype == torch.float64 else 1
+    rounds = pde.steps + 1 if dtype == torch.float64 else math.sqrt(pde.steps + 1)
     error, allowed = {}, {}
     magnitude = _largest(*(v for v in inputs.values() if isinstance(v, Tensor)), exact)
     for name, target, eager_value, value in (

@@ -27,9 +27,7 @@ _STATE = "Tensor h, Tensor h_old, Tensor? f, Tensor u, Tensor v, Tensor? Dx, Ten
 
 LIBRARY = torch.library.Library("globalcnn", "DEF")
 LIBRARY.define(f"solve({_STATE}, {_PDE}) -> Tensor")
-LIBRARY.define(
-    f"solve_backward(Tensor grad, {_STATE}, {_PDE}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
+LIBRARY.define(f"solve_backward(Tensor grad, {_STATE}, {_PDE}) -> ({', '.join(['Tensor'] * 7)})")
 LIBRARY.define(
     f"layer(Tensor h, Tensor f, Tensor weight, Tensor bias, Tensor scale, Tensor shift, {_PDE}, int act, "
     "bool shared_product, bool velocity_from_f, bool start_from_h, bool source, bool residual) -> Tensor"
@@ -61,9 +59,7 @@ def solve(
 
 
 def _pde(steps: int, dt: float, dx: int, dy: int, boundary: int) -> PDE:
-    return PDE(
-        steps=steps, dt=dt, spacing=(dx, dy), boundary=BOUNDARIES[boundary], scheme=DuFortFrankel()
-    )
+    return PDE(steps=steps, dt=dt, spacing=(dx, dy), boundary=BOUNDARIES[boundary], scheme=DuFortFrankel())
 
 
 def solve_by_eager(*arguments: Any) -> Tensor:
@@ -79,7 +75,7 @@ def solve_backward_by_eager(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]
     with torch.enable_grad():
         leaves = [None if t is None else t.detach().requires_grad_() for t in (h, h_old, f, u, v, Dx, Dy)]
         *state, lx, ly = leaves
-        out = eager.solve(*state, Dx0 if lx is None else lx, Dy0 if ly is None else ly, _pde(*rest))  # type: ignore[arg-type]
+        out = eager.solve(*state, Dx0 if lx is None else lx, Dy0 if ly is None else ly, _pde(*rest))  # type: ignore[arg-type, call-arg]
         wanted = [t for t in leaves if t is not None]
         found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
     gradients = []
@@ -155,17 +151,17 @@ LIBRARY.impl("solve_backward", solve_backward_by_eager, "CompositeExplicitAutogr
 LIBRARY.impl("layer", layer_by_eager, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("globalcnn::solve", lib=LIBRARY)
+@torch.library.register_fake("globalcnn::solve", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _solve_fake(h: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(h)
 
 
-@torch.library.register_fake("globalcnn::layer", lib=LIBRARY)
+@torch.library.register_fake("globalcnn::layer", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _layer_fake(h: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(h)
 
 
-@torch.library.register_fake("globalcnn::solve_backward", lib=LIBRARY)
+@torch.library.register_fake("globalcnn::solve_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _solve_backward_fake(
     grad: Tensor,
     h: Tensor,
@@ -177,9 +173,7 @@ def _solve_backward_fake(
     Dy: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
-    return tuple(
-        h.new_empty(0) if t is None else torch.empty_like(h) for t in (h, h_old, f, u, v, Dx, Dy)
-    )
+    return tuple(h.new_empty(0) if t is None else torch.empty_like(h) for t in (h, h_old, f, u, v, Dx, Dy))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -198,19 +192,54 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd("globalcnn::solve", _backward, setup_context=_setup, lib=LIBRARY)
 
 
+def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:8])
+    ctx.plain = inputs[8:]
+
+
+def _backward_twice(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    # second derivatives: rare, so plain PyTorch computes the first ones again and differentiates them
+    Dx0, Dy0, *rest = ctx.plain
+    with torch.enable_grad():
+        leaves = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        grad, *state = leaves
+        out = eager.solve(  # type: ignore[call-arg]
+            *state[:5],  # type: ignore[arg-type]
+            Dx0 if state[5] is None else state[5],
+            Dy0 if state[6] is None else state[6],
+            _pde(*rest),
+        )
+        wanted = [t for t in state if t is not None]
+        first = torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True)
+        given = [g for g, t in zip(grads, state, strict=True) if t is not None]
+        pairs = [(a, b) for a, b in zip(first, given, strict=True) if a is not None and a.requires_grad]
+        inputs = [t for t in leaves if t is not None]
+        nothing: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        second = (
+            torch.autograd.grad([a for a, _ in pairs], inputs, [b for _, b in pairs], allow_unused=True)
+            if pairs
+            else nothing
+        )
+    found = iter(second)
+    return (*(None if t is None else next(found) for t in leaves), *(None for _ in ctx.plain))
+
+
+torch.library.register_autograd(
+    "globalcnn::solve_backward", _backward_twice, setup_context=_setup_twice, lib=LIBRARY
+)
+
+
 def _vmap(operator: Any, tensors: int) -> Any:
     """The mapped dimension joins the batch: the solve treats every image alone."""
 
     def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
         size, shape = info.batch_size, None
-        joined = []
+        joined: list[Tensor | None] = []
         for argument, dim in zip(arguments[:tensors], in_dims[:tensors], strict=True):
             if argument is None:
                 joined.append(None)
                 continue
-            moved = (
-                argument.expand(size, *argument.shape) if dim is None else argument.movedim(dim, 0)
-            )
+            moved = argument.expand(size, *argument.shape) if dim is None else argument.movedim(dim, 0)
             shape = moved.shape
             joined.append(moved.flatten(0, 1))
         assert shape is not None

@@ -1,3 +1,4 @@
+#define WITH_DOUBLE
 #define VECTOR_BYTES 16
 #define ISA_NAME "plain"
 #define ISA_TABLE kernels_plain

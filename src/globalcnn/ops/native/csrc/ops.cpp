@@ -36,10 +36,12 @@ const Kernels* choose_kernels() {
   return best;
 }
 
-const Kernels& kernels() {
+const Kernels& best_kernels() {
   static const Kernels* chosen = choose_kernels();
   return *chosen;
 }
+
+const Kernels& kernels(const Shape& s) { return s.dtype == Dtype::f64 ? *kernels_plain() : best_kernels(); }
 
 View view(const Tensor& t) {
   return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
@@ -104,7 +106,7 @@ Tensor solve(const Tensor& h, const Tensor& h_old, const std::optional<Tensor>& 
   Tensor out = torch::stable::empty_like(h);
   const SolveArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(h_old), view(f),
                        view(u),  view(v), view(Dx), view(Dy), view(out)};
-  run(args, view(out), 20 * steps, kernels().solve_scratch, kernels().solve);
+  run(args, view(out), 20 * steps, kernels(args.shape).solve_scratch, kernels(args.shape).solve);
   return out;
 }
 
@@ -125,7 +127,8 @@ Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_ol
                           view(std::get<0>(g)), view(std::get<1>(g)), where(std::get<2>(g), f.has_value()),
                           view(std::get<3>(g)), view(std::get<4>(g)), where(std::get<5>(g), Dx.has_value()),
                           where(std::get<6>(g), Dy.has_value())};
-  run(args, view(std::get<0>(g)), 60 * steps, kernels().backward_scratch, kernels().backward);
+  run(args, view(std::get<0>(g)), 60 * steps, kernels(args.shape).backward_scratch,
+      kernels(args.shape).backward);
   return g;
 }
 
@@ -138,7 +141,7 @@ Tensor layer(const Tensor& h, const Tensor& f, const Tensor& weight, const Tenso
                        weight.data_ptr(), bias.data_ptr(), scale.data_ptr(), shift.data_ptr(), weight.size(0),
                        weight.size(2), static_cast<Act>(act), shared_product, velocity_from_f, start_from_h,
                        source, residual};
-  run(args, view(out), 60 + 15 * steps, kernels().layer_scratch, kernels().layer);
+  run(args, view(out), 60 + 15 * steps, kernels(args.shape).layer_scratch, kernels(args.shape).layer);
   return out;
 }
 
@@ -151,9 +154,9 @@ STABLE_TORCH_LIBRARY_IMPL(globalcnn, CPU, m) {
   m.impl("layer", TORCH_BOX(&globalcnn::layer));
 }
 
-extern "C" const char* globalcnn_isa() {
+extern "C" __attribute__((visibility("default"))) const char* globalcnn_isa() {
   try {
-    return globalcnn::kernels().name;
+    return globalcnn::best_kernels().name;
   } catch (const std::exception&) {
     return "";
   }

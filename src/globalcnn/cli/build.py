@@ -1,0 +1,42 @@
+"""`globalcnn build`: compile the native CPU kernels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import tyro
+
+from ..errors import UserError
+from ..ops.native.build import build, library_path
+from .console import say
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compile the native CPU kernels of the Global layer with this machine's C++ compiler.
+
+    Takes under a minute, once per version; CXX chooses the compiler. Without them everything works, slower.
+    """
+
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Compile again even if the kernels are there."""
+    if_possible: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Where they cannot be compiled, say so in one line and succeed."""
+
+
+def run(args: Args) -> None:
+    """Compile, or say that there is nothing to do."""
+    if library_path().is_file() and not args.force:
+        say(f"the native kernels are built: {library_path().name}")
+        return
+    say("compiling the native CPU kernels (under a minute)")
+    start = time.perf_counter()
+    try:
+        built = build(force=args.force)
+    except UserError as error:
+        if not args.if_possible:
+            raise
+        say(f"native kernels skipped: {error}")
+        return
+    say(f"built {built.name} in {time.perf_counter() - start:.0f} s")

@@ -1,0 +1,189 @@
+"""The whole Global layer as one operator, for inference: its norms folded into its convolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import operators
+from ..ops.backends import automatic
+from ..ops.eager import solve as eager_solve
+from .coefficients import Coefficient
+
+if TYPE_CHECKING:
+    from .global_layer import GlobalLayer
+
+_ACTS: dict[type[nn.Module], str] = {
+    nn.Identity: "identity",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
+
+
+def refuses(layer: GlobalLayer) -> str | None:
+    """Why this layer cannot be one operator, or None. Looks at settings and types, not at weights."""
+    if any(m._forward_hooks or m._forward_pre_hooks for part in _parts(layer) for m in part.modules()):
+        return "a hook watches one of its parts"
+    if type(layer.act) not in _ACTS or type(layer.coefficient_act) is not type(layer.act):
+        return f"its activation {type(layer.act).__name__} has no fused form"
+    norms = [layer.norm]
+    for c in _coefficients(layer):
+        net = c.net
+        if type(net) is not nn.Conv2d or net.groups != layer.channels:
+            return "its coefficients are not depthwise convolutions"
+        k = net.kernel_size[0]
+        usual = net.kernel_size == (k, k) and net.padding == (k // 2, k // 2) and net.padding_mode == "zeros"
+        if not usual or net.stride != (1, 1) or net.dilation != (1, 1) or net.out_channels != layer.channels:
+            return "its coefficient convolutions are not the usual ones"
+        norms.append(c.norm)
+    for norm in norms:
+        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.training:
+            return "a norm is not a BatchNorm in eval mode with running statistics"
+    return None
+
+
+def _parts(layer: GlobalLayer) -> list[nn.Module]:
+    return [*_coefficients(layer), layer.coefficient_act, layer.norm, layer.act]
+
+
+def _coefficients(layer: GlobalLayer) -> list[Coefficient]:
+    both = [layer.velocity_x, layer.velocity_y]
+    return both if layer.diffusivity is not None else [*both, layer.diffusion_x, layer.diffusion_y]
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.to(wide) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.to(wide)
+    shift = -norm.running_mean.to(wide) * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.to(wide)
+
+
+def fold(layer: GlobalLayer, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(weight (G, C, k, k), bias (G, C), scale (C), shift (C)) in the dtype `wide` that is computed in."""
+    weights, biases = [], []
+    for c in _coefficients(layer):
+        conv = c.net
+        assert isinstance(conv, nn.Conv2d)
+        scale, shift = _scale_and_shift(c.norm, wide)
+        weights.append(conv.weight.to(wide).squeeze(1) * scale.view(-1, 1, 1))
+        biases.append(shift if conv.bias is None else conv.bias.to(wide) * scale + shift)
+    return torch.stack(weights), torch.stack(biases), *_scale_and_shift(layer.norm, wide)
+
+
+_Folded = tuple[Tensor, Tensor, Tensor, Tensor]
+# what was folded, with the state of the weights that it was folded from; kept beside the layers, not in them
+_KEPT: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], _Folded]] = WeakKeyDictionary()
+
+
+def folded(layer: GlobalLayer, wide: torch.dtype) -> _Folded:
+    """`fold(layer, wide)`, computed again only when a weight or a statistic has changed."""
+    if torch.compiler.is_compiling():
+        return fold(layer, wide)
+    parts = [layer.norm, *_coefficients(layer)]
+    tensors = [
+        t for part in parts for m in part.modules() for t in (*m._parameters.values(), *m._buffers.values())
+    ]
+    if any(t is not None and t.is_inference() for t in tensors):  # these do not tell when they change
+        return fold(layer, wide)
+    key = (wide, *(None if t is None else (t.data_ptr(), t._version, t.device) for t in tensors))
+    kept = _KEPT.get(layer)
+    if kept is not None and kept[0] == key:
+        return kept[1]
+    with torch.inference_mode(False), torch.no_grad():
+        result = fold(layer, wide)
+    _KEPT[layer] = (key, result)
+    return result
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the operator computes in: float32, for float64 inputs float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def may_fuse(layer: GlobalLayer, h: Tensor) -> bool:
+    """Whether a forward of `layer` at state `h` may be the fused operator: inference, a fast backend."""
+    if layer.training or automatic(h, layer.pde).run is eager_solve:
+        return False
+    if torch.is_grad_enabled() and (h.requires_grad or any(p.requires_grad for p in layer.parameters())):
+        return False
+    mixed = torch.is_autocast_enabled(h.device.type)
+    return (layer.norm.weight is None or mixed or layer.norm.weight.dtype == h.dtype) and refuses(
+        layer
+    ) is None
+
+
+class FusedGlobalLayer(nn.Module):
+    """A `GlobalLayer` for inference: the same output from one operator, with all norms folded away.
+
+    Input and output as the layer that it was made from. `weight` (G, C, k, k), `bias` (G, C), `scale` and
+    `shift` (C) are buffers; G = 2 fields (u, v) or 4 (u, v, Dx, Dy). On a machine without a fast backend it
+    computes the same in plain PyTorch.
+
+    >>> from globalcnn import GlobalLayer
+    >>> layer = GlobalLayer(8).eval()
+    >>> fused, x = FusedGlobalLayer.from_layer(layer), torch.randn(1, 8, 6, 6)
+    >>> torch.allclose(fused(x), layer(x), atol=1e-5)
+    True
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, layer: GlobalLayer) -> None:
+        super().__init__()
+        dtype = layer.norm.running_var.dtype if layer.norm.running_var is not None else torch.float32
+        with torch.no_grad():
+            parts = fold(layer, compute_dtype(dtype))
+        for name, part in zip(("weight", "bias", "scale", "shift"), parts, strict=True):
+            self.register_buffer(name, part.detach().contiguous())
+        self.channels = layer.channels
+        self.init = layer.init
+        self.settings = settings_of(layer)
+
+    @staticmethod
+    def from_layer(layer: GlobalLayer) -> FusedGlobalLayer | None:
+        """The fused form of a layer in eval mode; None where its settings have none (`refuses` says why)."""
+        return None if refuses(layer) is not None else FusedGlobalLayer(layer)
+
+    def forward(self, f: Tensor, before: Tensor | None = None) -> Tensor:
+        """As `GlobalLayer.forward`."""
+        h = f
+        if self.init is not None:
+            h = self.init(f) if before is None else self.init(before, f)
+            f = f.to(h.dtype) if f.shape == h.shape else h
+        wide = compute_dtype(h.dtype)
+        parts = (
+            t if t.dtype == wide else t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)
+        )
+        return torch.ops.globalcnn.layer(h, f, *parts, *self.settings)
+
+
+def settings_of(layer: GlobalLayer) -> tuple[object, ...]:
+    """The operator's arguments after the tensors."""
+    Dx0, Dy0 = (0.0, 0.0) if layer.diffusivity is None else layer.diffusivity
+    return (
+        *operators.numbers(Dx0, Dy0, layer.pde),
+        operators.ACTIVATIONS.index(_ACTS[type(layer.act)]),
+        layer.shared_product,
+        layer.velocity_from == "f",
+        layer.start_from == "h",
+        layer.source,
+        layer.residual,
+    )
+
+
+def run_fused(layer: GlobalLayer, h: Tensor, f: Tensor) -> Tensor:
+    """The layer's output from state `h` and source `f`; `may_fuse` has said that it may."""
+    return torch.ops.globalcnn.layer(
+        h, f.to(h.dtype), *folded(layer, compute_dtype(h.dtype)), *settings_of(layer)
+    )
