@@ -92,6 +92,9 @@ def test_damaged_data(run, blobs, tmp_path):
         (("--in-chans", "3"), ("it reads 3 channels and the data has 1",)),
         (("--validation", "0.001"), ("validation",)),
         (("--schedule", "stepp"), ("unknown schedule 'stepp'",)),
+        (("--rand-augment", "m9"), ("rand_augment='m9'", "'rand-m9-mstd0.5'")),
+        (("--random-erasing", "2"), ("random_erasing=2.0", "from 0 to 1")),
+        (("--lr-noise", "0.9", "0.4"), ("lr_noise=(0.9, 0.4)", "rising")),
     ],
 )
 def test_settings_of_a_training(run, blobs, tmp_path, words, parts):

@@ -27,6 +27,14 @@ from globalcnn.train import PUBLISHED_FOR, RECIPES, Recipe, find_recipe, suited_
         ("schedule", "step", "milestones"),
         ("milestones", (5, 3), "rising"),
         ("weight_decay", -1e-4, "at least 0"),
+        ("rand_augment", "randm9", "such as 'rand-m9-mstd0.5'"),
+        ("rand_augment", 9, "type str"),
+        ("random_erasing", 1.2, "from 0 to 1"),
+        ("lr_noise", (0.9, 0.4), "two rising shares"),
+        ("lr_noise", (0.5,), "two rising shares"),
+        ("lr_noise", (0.4, 1.5), "two rising shares"),
+        ("lr_noise", 0.4, "type tuple[float, ...]"),
+        ("milestones", (1, 2.5), "type tuple[int, ...]"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(field, value, word):
@@ -47,8 +55,9 @@ def test_mixup_needs_pairs():
 
 
 def test_a_recipe_survives_json():
-    recipe = RECIPES["resnet_global_cifar"]
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    for name in ("resnet_global_cifar", "mobilenetv3_global_imagenet"):
+        recipe = RECIPES[name]
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
 
 @pytest.mark.parametrize(
@@ -83,6 +92,30 @@ def test_published_mnist_recipes():
     assert (backbones.weight_decay, backbones.grad_clip, backbones.schedule) == (5e-4, 5.0, "constant")
     assert not backbones.flip
     assert backbones.crop_padding == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "epochs", "batch", "lr", "decay", "erasing", "noise"),
+    [
+        ("efficientnet_b0_global", 450, 256, 0.192, 0.97, 0.2, ()),
+        ("mobilenetv3_global", 600, 256, 0.192, 0.973, 0.2, (0.42, 0.9)),
+        ("mobilenetv2_global", 200, 128, 0.4, 0.97, 0.05, ()),
+    ],
+)
+def test_published_imagenet_recipes(model, epochs, batch, lr, decay, erasing, noise):
+    recipe = find_recipe("published", model)
+    assert recipe.name == f"{model}_imagenet"
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.decay_rate) == (epochs, batch, lr, decay)
+    assert (recipe.random_erasing, recipe.lr_noise, recipe.rand_augment) == (
+        erasing,
+        noise,
+        "rand-m9-mstd0.5",
+    )
+    assert (recipe.optimizer, recipe.momentum, recipe.optimizer_eps) == ("rmsproptf", 0.9, 1e-3)
+    assert (recipe.weight_decay, recipe.decay_norms_and_biases) == (1e-5, False)
+    assert (recipe.schedule, recipe.decay_epochs, recipe.warmup_epochs) == ("exponential", 2.4, 3)
+    assert (recipe.drop_rate, recipe.drop_path_rate) == (0.2, 0.2)
+    assert (recipe.label_smoothing, recipe.ema_decay) == (0.1, 0.9999)
 
 
 def test_every_recipe_is_for_a_model_that_exists():

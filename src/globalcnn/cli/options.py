@@ -50,12 +50,14 @@ def _recipe_options() -> type:
         "bool": bool,
         "str": str,
         "tuple[int, ...]": tuple[int, ...],
+        "tuple[float, ...]": tuple[float, ...],
     }
     for name, f in hints.items():
         if name == "name":
             continue
         kind = types[str(f.type).removesuffix(" | None")]
-        about = f"{f.metadata['help']}; modern: {f.default}"
+        modern = "none" if f.default in ("", ()) else f.default
+        about = f"{f.metadata['help']}; modern: {modern}"
         options.append((name, Annotated[kind | None, tyro.conf.arg(help=about)], field(default=None)))
     made = make_dataclass("RecipeOptions", options, frozen=True)
     made.__doc__ = "Change single fields of the recipe."

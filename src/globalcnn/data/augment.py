@@ -1,8 +1,8 @@
-"""Augmentation of whole batches: random crop, flip and cutout, without a loop over images."""
+"""What is done to training images; random crop, flip and cutout of whole batches, with no loop."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..errors import UserError, UserTypeError
 from .checks import whole_number
 from .order import derived_generator
+from .transforms import checked_rand_augment
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,35 @@ class Augmentation:
     cutout: side in pixels of a square set to zero after normalisation (16 for CIFAR-10), whose centre is
         uniform over the image, so that the square is clipped at the border (DeVries and Taylor 2017; as in
         DARTS).
+    rand_augment: timm's RandAugment after the crop, such as "rand-m9-mstd0.5" (Cubuk et al. 2020).  It works
+        on one picture at a time on the CPU, which is slow for images that live on a GPU.
+    random_erasing: the share of images in which a rectangle becomes noise after normalisation (Zhong et al.
+        2020, with timm's sizes).
 
-    Raises `UserError` for negative or fractional numbers.
+    Raises `UserError` for negative or fractional numbers and for a RandAugment that timm does not know.
 
-    >>> Augmentation(crop_padding=4, flip=True)
-    Augmentation(crop_padding=4, flip=True, cutout=0)
+    >>> Augmentation(crop_padding=4, flip=True).cutout
+    0
     """
 
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
+    rand_augment: str = ""
+    random_erasing: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=0))
         if not isinstance(self.flip, bool):
             raise UserTypeError(f"flip={self.flip!r} must be True or False")
+        checked_rand_augment(self.rand_augment)
+        if isinstance(self.random_erasing, bool) or not isinstance(self.random_erasing, (int, float)):
+            raise UserTypeError(f"random_erasing={self.random_erasing!r} must be a number such as 0.2, or 0")
+        if not 0 <= self.random_erasing <= 1:
+            raise UserError(
+                f"random_erasing={self.random_erasing!r} is a share of the images: it must be from 0 to 1"
+            )
 
 
 def check_augmentation(augmentation: Augmentation | None, image_size: tuple[int, int]) -> None:
@@ -65,7 +79,7 @@ class Draws:
     """The random numbers of one epoch, one of each per image of the split; int64 or bool, (N,).
 
     top, left: where the crop starts in the padded image; mirrored: whether to flip;
-    row, column: the centre of the cutout.
+    row, column: the centre of the cutout; erased: whether to erase a rectangle.
     """
 
     top: Tensor
@@ -73,20 +87,13 @@ class Draws:
     mirrored: Tensor
     row: Tensor
     column: Tensor
+    erased: Tensor
 
     def __getitem__(self, which: Tensor | slice) -> Draws:
-        return Draws(
-            self.top[which], self.left[which], self.mirrored[which], self.row[which], self.column[which]
-        )
+        return Draws(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def to(self, device: torch.device) -> Draws:
-        return Draws(
-            self.top.to(device),
-            self.left.to(device),
-            self.mirrored.to(device),
-            self.row.to(device),
-            self.column.to(device),
-        )
+        return Draws(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def draw(
@@ -101,6 +108,9 @@ def draw(
     def integers(below: int, purpose: str) -> Tensor:
         return torch.randint(below, (count,), generator=derived_generator(seed, epoch, purpose))
 
+    def shares(purpose: str) -> Tensor:
+        return torch.rand(count, generator=derived_generator(seed, epoch, purpose), dtype=torch.float64)
+
     places = 2 * augmentation.crop_padding + 1
     height, width = image_size
     return Draws(
@@ -109,6 +119,7 @@ def draw(
         mirrored=integers(2, "flip").bool(),
         row=integers(height, "cutout row"),
         column=integers(width, "cutout column"),
+        erased=shares("erased") < augmentation.random_erasing,
     )
 
 

@@ -9,12 +9,14 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .arrays import Part, Parts, channel_statistics, resized
-from .augment import Augmentation, check_augmentation, cutout, draw, random_crop, random_flip
+from .augment import Augmentation, Draws, check_augmentation, cutout, draw, random_crop, random_flip
 from .checks import checked_device, whole_number
 from .order import Order
 from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images
 from .split import held_out
+from .transforms import image_seeds, rand_augment_transform, rand_augmented, randomly_erased
 
 
 @final
@@ -52,6 +54,11 @@ class TensorSource(DataSource):
     ) -> TensorLoader:
         check_split_has_images(self, split)
         check_augmentation(augmentation, self.image_size)
+        if augmentation is not None and augmentation.rand_augment and self.in_chans not in (1, 3):
+            raise UserError(
+                f"rand_augment={augmentation.rand_augment!r} needs images of 1 or 3 channels, and "
+                f"{self.name!r} has {self.in_chans}: rand_augment='' leaves it out"
+            )
         if workers is not None:
             whole_number("workers", workers, least=0)
         order = Order(
@@ -139,7 +146,12 @@ class TensorLoader(Loader):
         self._part = part
         self._members = members
         self._order = order
-        self._augmentation = augmentation
+        self._augmentation = augmentation or Augmentation()
+        self._rand_augment = (
+            rand_augment_transform(self._augmentation.rand_augment, _size(part.images), mean)
+            if self._augmentation.rand_augment
+            else None
+        )
         self._normalise = Normalisation(mean, std, device=part.images.device, channels_last=channels_last)
         self._epoch = 0
 
@@ -155,29 +167,45 @@ class TensorLoader(Loader):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self._part.images.device
-        height, width = self._part.images.shape[-2:]
-        positions = self._order.positions(self._epoch)
+        seed, epoch, augmentation = self._order.seed, self._epoch, self._augmentation
+        positions = self._order.positions(epoch)
         members = self._members[positions].to(device)
-        augmentation = self._augmentation or Augmentation()
-        draws = draw(
-            augmentation,
-            self._order.count,
-            image_size=(height, width),
-            seed=self._order.seed,
-            epoch=self._epoch,
-        )[positions].to(device)
+        size = _size(self._part.images)
+        draws = draw(augmentation, self._order.count, image_size=size, seed=seed, epoch=epoch)
+        draws = draws[positions].to(device)
         for start in range(0, len(positions), self._order.batch_size):
             batch = slice(start, start + self._order.batch_size)
             chosen, here = members[batch], draws[batch]
             images = self._part.images[chosen]
             if augmentation.crop_padding:
                 images = random_crop(images, augmentation.crop_padding, here.top, here.left)
-            if augmentation.flip:
-                images = random_flip(images, here.mirrored)
-            images = self._normalise(images)
-            if augmentation.cutout:
-                images = cutout(images, augmentation.cutout, here.row, here.column)
-            yield images, self._part.labels[chosen]
+            if self._rand_augment is not None:
+                seeds = image_seeds(seed, epoch, positions[batch], "rand augment")
+                images = rand_augmented(images, self._rand_augment, seeds)
+            seeds = image_seeds(seed, epoch, positions[batch], "erasing")
+            yield finished(images, augmentation, here, self._normalise, seeds), self._part.labels[chosen]
+
+
+def finished(
+    images: Tensor, augmentation: Augmentation, draws: Draws, normalise: Normalisation, seeds: list[int]
+) -> Tensor:
+    """What is done to a batch of uint8 images on its device after the crop: flip, normalise, cut out, erase.
+
+    draws, seeds: the random numbers of the batch's images; the seeds are those of erasing.
+    """
+    if augmentation.flip:
+        images = random_flip(images, draws.mirrored)
+    images = normalise(images)
+    if augmentation.cutout:
+        images = cutout(images, augmentation.cutout, draws.row, draws.column)
+    if augmentation.random_erasing:
+        images = randomly_erased(images, draws.erased, seeds)
+    return images
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    height, width = images.shape[-2:]
+    return height, width
 
 
 class Normalisation:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from .augment import Augmentation, check_augmentation, cutout, draw, random_flip
+from .augment import Augmentation, check_augmentation, draw
 from .checks import checked_device, whole_number
 from .folder import Folder, Listing, opened_image
-from .memory import Normalisation
+from .memory import Normalisation, finished
 from .order import Order, derived_generator, derived_seed
 from .source import DataSource, Loader, check_split, check_split_has_images
 from .split import held_out
+from .transforms import Transform, image_seeds, imagenet_transform, seeded_transforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -76,7 +74,7 @@ class StreamedSource(DataSource):
             augmentation=augmentation,
             device=checked_device(device),
             channels_last=channels_last,
-            workers=_default_workers() if workers is None else whole_number("workers", workers, least=0),
+            workers=default_workers() if workers is None else whole_number("workers", workers, least=0),
         )
 
 
@@ -99,7 +97,7 @@ def streamed_source(
     )
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows cannot tell
@@ -134,13 +132,12 @@ class StreamedLoader(Loader):
             IMAGENET_MEAN, IMAGENET_STD, device=device, channels_last=channels_last
         )
         self._keys = _Keys(order)
-        crop = augmentation is not None and augmentation.crop_padding > 0
-        transform = imagenet_transform(image_size, crop=crop)
+        transform = training_transform(image_size, augmentation)
         self._batches = DataLoader(
             _Images(listing, transform, order.seed),
             batch_sampler=self._keys,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             generator=derived_generator(order.seed, "workers"),  # else it would draw from the global one
@@ -162,34 +159,20 @@ class StreamedLoader(Loader):
             augmentation, self._order.count, image_size=self._image_size, seed=self._order.seed, epoch=epoch
         )
         for batch, positions in zip(self._batches, self._order.batches(epoch), strict=True):
-            if isinstance(batch, _Failure):
+            if isinstance(batch, Failure):
                 raise UserError(batch.message)
             images, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
             here = draws[positions].to(self._device)
-            if augmentation.flip:
-                images = random_flip(images, here.mirrored)
-            images = self._normalise(images)
-            if augmentation.cutout:
-                images = cutout(images, augmentation.cutout, here.row, here.column)
-            yield images, labels
+            seeds = image_seeds(self._order.seed, epoch, positions, "erasing")
+            yield finished(images, augmentation, here, self._normalise, seeds), labels
 
 
-def imagenet_transform(image_size: tuple[int, int], *, crop: bool) -> Callable[[Any], Any]:
-    """timm's transform of a PIL image to uint8 (3, H, W): a random resized crop, or the resized centre.
-
-    Flips are left to the batch, whose random numbers do not hang on the transform's.
-    """
-    from timm.data.transforms_factory import create_transform
-
-    transform: Callable[[Any], Any] = create_transform(
-        (3, *image_size),
-        is_training=crop,
-        hflip=0.0,
-        color_jitter=0.0,
-        interpolation="bilinear",
-        normalize=False,
+def training_transform(image_size: tuple[int, int], augmentation: Augmentation | None) -> Transform:
+    """The transform of one decoded picture that the augmentation asks for."""
+    chosen = augmentation or Augmentation()
+    return imagenet_transform(
+        image_size, crop=chosen.crop_padding > 0, rand_augment=chosen.rand_augment, mean=IMAGENET_MEAN
     )
-    return transform
 
 
 class _Keys:
@@ -209,48 +192,33 @@ class _Keys:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """An image that could not be read: a value, as an exception from a worker arrives as a traceback."""
 
     message: str
 
 
 class _Images(Dataset[Any]):
-    def __init__(self, listing: Listing, transform: Callable[[Any], Any], seed: int) -> None:
+    def __init__(self, listing: Listing, transform: Transform, seed: int) -> None:
         self._listing = listing
         self._transform = transform
         self._seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | _Failure:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Failure:
         position, epoch = key
         try:
             with opened_image(self._listing.paths[position]) as image:
                 pixels = image.convert("RGB")
         except UserError as error:
-            return _Failure(str(error))
+            return Failure(str(error))
         with seeded_transforms(derived_seed(self._seed, epoch, position)):
             return torch.as_tensor(self._transform(pixels)), self._listing.labels[position]
 
 
-def _collate(samples: list[tuple[Tensor, int] | _Failure]) -> tuple[Tensor, Tensor] | _Failure:
+def collate(samples: list[tuple[Tensor, int] | Failure]) -> tuple[Tensor, Tensor] | Failure:
     good: list[tuple[Tensor, int]] = []
     for sample in samples:
-        if isinstance(sample, _Failure):
+        if isinstance(sample, Failure):
             return sample
         good.append(sample)
     return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])
-
-
-@contextmanager
-def seeded_transforms(seed: int) -> Iterator[None]:
-    """Seed the global generators that torchvision and timm transforms draw from, and put them back after."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])

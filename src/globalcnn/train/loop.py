@@ -16,7 +16,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from ..errors import UserError, unknown_name
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, evaluation, tally
 from .recipe import Recipe
+from .schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Trainer:
         self.ema = self._make_ema()
         self._with_auxiliary = recipe.auxiliary_weight > 0 and hasattr(model, "forward_with_auxiliary")
         optimizer = self._make_optimizer()
-        self.schedule = self._make_schedule(optimizer)
+        self.schedule = Schedule(optimizer, recipe, steps=len(self.train_loader), seed=seed)
         if recipe.compile:
             self.model.compile()
         self.mixup = self._make_mixup()
@@ -106,7 +106,13 @@ class Trainer:
 
     def _loader(self, split: str) -> Loader:
         r, training = self.recipe, split == "train"
-        augmentation = Augmentation(crop_padding=r.crop_padding, flip=r.flip, cutout=r.cutout)
+        augmentation = Augmentation(
+            crop_padding=r.crop_padding,
+            flip=r.flip,
+            cutout=r.cutout,
+            rand_augment=r.rand_augment,
+            random_erasing=r.random_erasing,
+        )
         return self.data.loader(
             split,
             r.batch_size if training else max(r.batch_size, 256),
@@ -146,27 +152,6 @@ class Trainer:
             raise unknown_name(
                 "optimizer", r.optimizer, known, way_out="timm's names, such as sgd"
             ) from error
-
-    def _make_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        r, steps = self.recipe, len(self.train_loader)
-        kind = {"cosine": "cosine", "step": "multistep", "exponential": "step", "constant": "step"}[
-            r.schedule
-        ]
-        constant = r.schedule == "constant"
-        schedule, _ = create_scheduler_v2(
-            optimizer,
-            sched=kind,
-            num_epochs=r.epochs,
-            decay_epochs=r.epochs + 1 if constant else r.decay_epochs,
-            # timm lowers the rate one update before a milestone; half an update later it is at the milestone
-            decay_milestones=[m + 0.5 / steps for m in r.milestones],  # type: ignore[misc]
-            decay_rate=1.0 if constant else r.decay_rate,
-            warmup_epochs=r.warmup_epochs,  # type: ignore[arg-type]
-            warmup_lr=r.lr / 20,
-            step_on_epochs=False,
-            updates_per_epoch=steps,
-        )
-        return schedule
 
     def _make_mixup(self) -> Mixup | None:
         r = self.recipe

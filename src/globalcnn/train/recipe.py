@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from ..data.transforms import checked_rand_augment
 from ..errors import UserError, UserTypeError, unknown_name
 
 SCHEDULES = ("cosine", "step", "exponential", "constant")
@@ -44,6 +45,9 @@ class Recipe:
     decay_rate: float = _setting(0.1, "factor of a step or exponential schedule")
     decay_epochs: float = _setting(1.0, "epochs between the factors of an exponential schedule")
     warmup_epochs: float = _setting(1.0, "epochs of linear warm-up from a small learning rate")
+    lr_noise: tuple[float, ...] = _setting(
+        (), "start and end, as shares of the epochs, of a learning rate that is noisy by up to 67 percent"
+    )
     label_smoothing: float = _setting(0.1, "share of the target spread over all classes")
     mixup: float = _setting(0.0, "alpha of mixup; 0 is off")
     cutmix: float = _setting(0.0, "alpha of CutMix; 0 is off")
@@ -52,6 +56,8 @@ class Recipe:
     crop_padding: int = _setting(4, "random crop after padding by so many pixels; 0 is off")
     flip: bool = _setting(True, "random horizontal flip (switched off for digits)")
     cutout: int = _setting(0, "side of the square that cutout blanks, in pixels; 0 is off")
+    rand_augment: str = _setting("", "timm's RandAugment, such as rand-m9-mstd0.5; off if empty")
+    random_erasing: float = _setting(0.0, "share of images in which a rectangle becomes noise")
     drop_rate: float = _setting(0.0, "dropout before the classifier")
     drop_path_rate: float = _setting(0.0, "stochastic depth, where the model has it")
     auxiliary_weight: float = _setting(0.0, "weight of an auxiliary head's loss, where the model has one")
@@ -61,7 +67,9 @@ class Recipe:
     compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name in ("milestones", "lr_noise"):
+            if isinstance(getattr(self, name), list):  # from JSON
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for f in fields(self):
             _check_type(f.name, getattr(self, f.name), str(f.type))
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
@@ -79,6 +87,12 @@ class Recipe:
             _check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        _check(0 <= self.random_erasing <= 1, "random_erasing", self.random_erasing, "from 0 to 1")
+        checked_rand_augment(self.rand_augment)
+        noisy = not self.lr_noise or (
+            len(self.lr_noise) == 2 and 0 <= self.lr_noise[0] < self.lr_noise[1] <= 1
+        )
+        _check(noisy, "lr_noise", self.lr_noise, "two rising shares of the epochs from 0 to 1, or none")
         rising = all(0 < a < b for a, b in zip((0.5, *self.milestones), self.milestones, strict=False))
         _check(rising, "milestones", self.milestones, "rising epochs above 0")
         if self.schedule == "step":
@@ -119,13 +133,14 @@ def _check_type(name: str, value: object, declared: str) -> None:
         expected = (int,)
     elif declared == "str":
         expected = (str,)
-    elif declared == "tuple[int, ...]":
+    elif declared.startswith("tuple"):
         expected = (tuple,)
     else:
         expected = (int, float, type(None)) if "None" in declared else (int, float)
     wrong = not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)
     if isinstance(value, tuple):
-        wrong = wrong or any(isinstance(v, bool) or not isinstance(v, int) for v in value)
+        kinds = (int,) if "int" in declared else (int, float)
+        wrong = wrong or any(isinstance(v, bool) or not isinstance(v, kinds) for v in value)
     if wrong:
         raise UserTypeError(f"recipe: {name}={value!r} must be of type {declared}")
     if isinstance(value, float) and not math.isfinite(value):
