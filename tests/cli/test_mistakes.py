@@ -61,6 +61,9 @@ def test_nothing_matches(run):
         (("--data", "npz:/no/file.npz"), ("/no/file.npz",)),
         (("--data", "npz:"), ("npz:",)),
         (("--data", "folder:/no/such"), ("/no/such",)),
+        (("--data", "wds:/no/such"), ("/no/such",)),
+        (("--data", "wds:/no/such/train-*.tar"), ("/no/such/train-*.tar",)),
+        (("--shard-images", "5", "5"), ("shard_images=(5, 5)", "wds:PATH")),
     ],
 )
 def test_missing_data(run, data, parts, tmp_path):

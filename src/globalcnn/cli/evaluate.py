@@ -48,7 +48,7 @@ def run(args: Args) -> None:
     if args.json is not None and args.json.exists() and not args.overwrite:
         raise UserError(f"{str(args.json)!r} is there already: choose another --json, or give --overwrite")
     model, description = load_model(args.checkpoint, model=args.model)
-    data = args.images.load(validation=args.validation, seed=args.seed)
+    data = args.images.load(validation=args.validation, seed=args.seed, num_classes=description.num_classes)
     check_fit(description, data)
     device = make_accelerator(args.device, "no").device
     loader = data.loader(args.split, args.batch_size, shuffle=False, device=device)

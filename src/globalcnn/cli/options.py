@@ -20,16 +20,21 @@ class DataOptions:
 
     data: str = "digits"
     """digits (5,000 real MNIST digits, built in), mnist, cifar10, cifar100, npz:PATH (keys as in
-    Keras or MedMNIST), or folder:PATH (one folder per class)."""
+    Keras or MedMNIST), folder:PATH (one folder per class), or wds:PATH (WebDataset shards: a folder
+    with _info.json, or a pattern of .tar files)."""
     data_dir: Path | None = None
     """Folder that holds mnist, cifar10 or cifar100."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Download mnist, cifar10 or cifar100 into --data-dir if they are not there."""
     image_size: int | None = None
-    """Resize the images to this side, in pixels. Default: as they are; 224 for folders of larger images."""
+    """Resize the images to this side, in pixels. Default: as they are; 224 for folders of larger images
+    and for shards."""
+    shard_images: tuple[int, ...] | None = None
+    """How many images the shards of each split hold, in the order train, val, test of those there are, for
+    wds: without _info.json."""
 
-    def load(self, *, validation: float, seed: int = 0) -> DataSource:
-        """The source of images."""
+    def load(self, *, validation: float, seed: int = 0, num_classes: int | None = None) -> DataSource:
+        """The source of images. num_classes: of shards that do not say it."""
         return load_data(
             self.data,
             data_dir=self.data_dir,
@@ -37,6 +42,8 @@ class DataOptions:
             validation=validation,
             seed=seed,
             image_size=self.image_size,
+            shard_images=self.shard_images,
+            num_classes=num_classes,
         )
 
 

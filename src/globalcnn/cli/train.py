@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +34,7 @@ class Args:
     recipe: RecipeName = "modern"
     changes: Annotated[RecipeOptions, tyro.conf.arg(name="")] = field(default_factory=RecipeOptions)
     num_classes: int | None = None
-    """Size of the output. Default: the classes of the data."""
+    """Size of the output. Default: the classes of the data; needed for wds: whose _info.json lists none."""
     in_chans: int | None = None
     """Input channels. Default: those of the data."""
     seed: int = 0
@@ -54,7 +55,7 @@ def run(args: Args) -> None:
     data_name = args.images.data
     recipe = resolve_recipe(args.recipe, args.model, args.changes, data_name)
     out = args.out or Path("runs") / f"{args.model}-{_slug(data_name)}-seed{args.seed}"
-    data = args.images.load(validation=recipe.validation, seed=args.seed)
+    data = args.images.load(validation=recipe.validation, seed=args.seed, num_classes=args.num_classes)
     settings = {k: v for k in ("num_classes", "in_chans") if (v := getattr(args, k)) is not None}
     first = int(os.environ.get("RANK", "0")) == 0
     opening = (
@@ -88,4 +89,4 @@ def run(args: Args) -> None:
 
 def _slug(name: str) -> str:
     kind, _, path = name.partition(":")
-    return f"{kind}-{Path(path).stem}" if path else kind
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(path).stem)}" if path else kind

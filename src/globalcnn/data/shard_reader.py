@@ -1,0 +1,179 @@
+"""What one process reads from WebDataset shards in an epoch, through timm's reader."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..errors import UserError
+from .order import derived_seed
+from .shards import Shards
+from .streamed import Failure
+from .transforms import Transform, seeded_transforms
+
+IMAGE_SUFFIXES = "jpg;jpeg;png;webp"
+SHUFFLED, SHUFFLED_AT_FIRST = 2048, 512  # samples, not yet decoded, among which a worker draws the next
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one process reads in an epoch. shards: all of the split if mixed, else this process's own;
+    batches: how many; for mixed ones all are full.
+    """
+
+    shards: Shards
+    mixed: bool
+    batch_size: int
+    batches: int
+    drop_last: bool
+    rank: int
+    world_size: int
+
+    @property
+    def most_workers(self) -> int:
+        each = len(self.shards.paths) // (self.world_size if self.mixed else 1)
+        return min(each, self.batches) if self.mixed else each
+
+    def samples(self, worker: int, workers: int) -> int:
+        """How many images a worker reads in an epoch."""
+        if self.mixed:
+            return len(range(worker, self.batches, workers)) * self.batch_size
+        own = sum(self.shards.lengths[worker::workers])
+        return own // self.batch_size * self.batch_size if self.drop_last else own
+
+
+def plan_of(
+    shards: Shards, *, batch_size: int, mixed: bool, drop_last: bool, rank: int, world_size: int
+) -> Plan:
+    """The plan of process `rank` of `world_size`."""
+    if mixed:
+        batches = -(-shards.images // (batch_size * world_size))
+        return Plan(shards, True, batch_size, batches, drop_last, rank, world_size)
+    own = shards.chosen(range(rank, len(shards.paths), world_size))
+    return Plan(own, False, batch_size, 0, drop_last, rank, world_size)
+
+
+class Samples(IterableDataset[Any]):
+    """The decoded images of one epoch; in a worker, that worker's share."""
+
+    def __init__(
+        self, plan: Plan, transform: Transform, split: str, seed: int, epoch: int, classes: int
+    ) -> None:
+        self._plan, self._transform, self._split = plan, transform, split
+        self._seed, self._epoch, self._classes = seed, epoch, classes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int] | Failure]:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        try:
+            yield from self._read(worker, workers)
+        except UserError as error:  # a value, as an exception from a worker arrives as a traceback
+            yield Failure(str(error))
+
+    def _read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, int]]:
+        plan = self._plan
+        wanted, got = plan.samples(worker, workers), 0
+        samples = iter(_reader(plan, workers, seed=derived_seed(self._seed, self._epoch, "shards")))
+        with _nothing_skipped(plan.shards, self._split):
+            # without a limit an evaluation sees images beyond those that were counted, too
+            limited = plan.mixed or plan.drop_last
+            for picture, label in islice(samples, wanted) if limited else samples:
+                if not 0 <= label < self._classes:
+                    raise UserError(
+                        f"a label in the shards of {self._split} is {label}, and the classes are 0 to "
+                        f"{self._classes - 1}: give the right num_classes or list of classes"
+                    )
+                parts = (self._seed, self._epoch, plan.rank, worker, got, "transform")
+                with seeded_transforms(derived_seed(*parts)):
+                    pixels = torch.as_tensor(self._transform(picture))
+                got += 1
+                yield pixels, label
+        if got != wanted and (plan.shards.counted or plan.mixed or not got):
+            first = plan.shards.paths[0 if plan.mixed else worker]
+            raise UserError(
+                f"{wanted} images were promised in {first!r} and other shards of {self._split}, and {got} "
+                "are there: correct their numbers, or replace shards that were cut short"
+            )
+
+
+def _reader(plan: Plan, workers: int, *, seed: int) -> Any:
+    """timm's reader of these shards for one epoch."""
+    from timm.data.readers import reader_wds
+
+    with _silent(_log()):  # it would say that it finds no _info.json; all is known already
+        reader = reader_wds.ReaderWds(
+            os.path.dirname(plan.shards.paths[0]),
+            split="given below.tar",
+            is_training=plan.mixed,
+            batch_size=plan.batch_size,
+            seed=seed,
+            input_key=IMAGE_SUFFIXES,
+            sample_shuffle_size=SHUFFLED,
+            sample_initial_size=SHUFFLED_AT_FIRST,
+            num_samples=max(workers * plan.world_size * plan.samples(0, workers), 1),
+        )
+    shards = plan.shards
+    reader.split_info.filenames = shards.paths  # type: ignore[assignment, unused-ignore]
+    reader.split_info.alt_label = shards.label_key
+    # without mixing the shards are this process's own already, and each image is to come once
+    reader.dist_rank, reader.dist_num_replicas = (plan.rank, plan.world_size) if plan.mixed else (0, 1)
+    return reader
+
+
+def _log() -> logging.Logger:
+    return logging.getLogger("timm.data.readers.reader_wds")
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+class _Refusing(logging.Handler):
+    """Turns what timm's reader skips with a warning into a `UserError`."""
+
+    def __init__(self, shards: Shards, split: str) -> None:
+        super().__init__(logging.WARNING)
+        self._shards, self._split = shards, split
+        self._said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if error is None:
+            return
+        if not self._said:  # one error comes here several times, on its way out of the reader's stages
+            texts = [str(arg) for arg in error.args]
+            named = [path for path in self._shards.paths if any(path in text for text in texts)]
+            where = (
+                f"the shard {named[0]!r}" if named else f"an image or label in the shards of {self._split}"
+            )
+            reason = (texts[0] if texts else "").partition(" @ ")[0].strip() or type(error).__name__
+            self._said = (
+                f"{where} is damaged, cut short or unreadable ({' '.join(reason.split())}): replace it"
+            )
+        raise UserError(self._said)
+
+
+@contextmanager
+def _nothing_skipped(shards: Shards, split: str) -> Iterator[None]:
+    handler = _Refusing(shards, split)
+    _log().addHandler(handler)
+    try:
+        yield
+    finally:
+        _log().removeHandler(handler)
