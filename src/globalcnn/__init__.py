@@ -4,10 +4,17 @@
 >>> model = globalcnn.create_model("resnet_global_cifar", num_classes=10)
 """
 
+from . import _torchvision
 from .errors import UserError
-from .models import create_model, list_models, load_authors_state_dict
 from .nn import GlobalLayer
 from .ops import PDE, Boundary, DuFortFrankel, solve
+
+try:
+    from .models import create_model, list_models, load_authors_state_dict
+except _torchvision.BrokenTorchvision:
+    # The command line imports this package before it can catch anything, and it is to say what is wrong in
+    # one line. So the import goes through, and what needs torchvision raises when it is called.
+    create_model = list_models = load_authors_state_dict = _torchvision.refuse
 
 __version__ = "0.1.0"
 

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NoReturn
+
+from .errors import UserError
+
+
+class BrokenTorchvision(UserError, ImportError):
+    """The installed torchvision was built for another torch."""
+
 
 def check() -> None:
-    """Import torchvision; an ImportError that says what to do where it was built for another torch."""
+    """Import torchvision; `BrokenTorchvision` says what to do where it was built for another torch."""
+    reason = _reason()
+    if reason is not None:
+        raise BrokenTorchvision(reason)
+
+
+def refuse(*args: object, **settings: object) -> NoReturn:
+    """Stands in for a function that cannot be imported: says why."""
+    raise BrokenTorchvision(_reason())
+
+
+@cache  # a second attempt to import it fails in other ways
+def _reason() -> str | None:
+    """Why torchvision cannot be imported, None if it can."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
@@ -12,7 +34,8 @@ def check() -> None:
             raise
         import torch
 
-        raise ImportError(
+        return (
             f"the installed torchvision was built for another torch than the installed {torch.__version__} "
             f"({error}). Install the two together in a new environment: pip install torch torchvision timm"
-        ) from error
+        )
+    return None
