@@ -154,7 +154,7 @@ class DARTS(ImageClassifier):
         """(what the last cell makes, what the second reduction cell makes)."""
         s0 = s1 = reduced = self.stem(x)
         for i, cell in enumerate(self.cells):
-            out = cell(s1, before=s0) if isinstance(cell, GlobalLayer) else cell(s0, s1)
+            out = cell(s0, s1) if isinstance(cell, Cell) else cell(s1, before=s0)
             s0, s1 = s1, out
             if i == self.last_reduction:
                 reduced = s1
