@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "nn": {"ops"},
     "models": {"ops", "nn"},
     "measure": {"ops", "nn", "models"},
+    "optimize": {"ops", "nn", "models", "measure"},
     "data": set(),
     "viz": {"ops", "nn", "models", "measure"},
     "train": {"ops", "nn", "models", "measure", "data"},
-    "cli": {"ops", "nn", "models", "measure", "data", "viz", "train"},
+    "cli": {"ops", "nn", "models", "measure", "optimize", "data", "viz", "train"},
 }
 FREE_FOR_ALL = {"errors", "files", "_torchvision"}
 

@@ -8,6 +8,7 @@ from . import _torchvision
 from .errors import UserError
 from .nn import GlobalLayer
 from .ops import PDE, Boundary, DuFortFrankel, solve
+from .optimize import optimize_for_inference
 
 try:
     from .models import create_model, list_models, load_authors_state_dict
@@ -27,5 +28,6 @@ __all__ = [
     "create_model",
     "list_models",
     "load_authors_state_dict",
+    "optimize_for_inference",
     "solve",
 ]

@@ -1,0 +1,190 @@
+"""A form that a network can be brought into, and the module that runs it in this form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..errors import UserError
+from ..nn import GlobalLayer
+from ..nn.fused import FusedGlobalLayer
+from .folding import fold_batch_norms
+from .report import OptimizationReport
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a network is run; the defaults stand for "as is".
+
+    folded: BatchNorms folded into convolutions; fused: each Global layer one operator; memory_format: of
+    weights and inputs, None leaves them; one_thread; piece: images of a batch that are run at once, None for
+    all; compiled: by torch.compile, with the weights as constants.
+    """
+
+    folded: bool = False
+    fused: bool = False
+    memory_format: torch.memory_format | None = None
+    one_thread: bool = False
+    piece: int | None = None
+    compiled: bool = False
+
+    def parts(self) -> tuple[str, ...]:
+        """What is done, in words."""
+        formats = {
+            None: "",
+            torch.channels_last: "channels-last",
+            torch.contiguous_format: "contiguous memory",
+        }
+        words = (
+            "convolution + BatchNorm folded" if self.folded else "",
+            "Global layers fused" if self.fused else "",
+            formats[self.memory_format],
+            "one thread" if self.one_thread else "",
+            f"pieces of {self.piece}" if self.piece else "",
+            "compiled" if self.compiled else "",
+        )
+        return tuple(w for w in words if w)
+
+    def __str__(self) -> str:
+        return ", ".join(self.parts()) or "as is"
+
+    def beyond(self, other: Form) -> str:
+        """What this form changes in `other`, in words."""
+        new = [p for p in self.parts() if p not in other.parts()]
+        gone = [f"without {p}" for p in other.parts() if p not in self.parts()]
+        return ", ".join(new + gone) or "as is"
+
+    @property
+    def weights(self) -> tuple[object, ...]:
+        """What of the form is in the module itself: forms that agree in it can share one."""
+        return self.folded, self.fused, self.memory_format
+
+
+def prepared(model: nn.Module, form: Form) -> tuple[nn.Module, list[str]]:
+    """A copy of `model` (in eval mode) with what the form changes in it, and notes on what could not be."""
+    module = copy.deepcopy(model)
+    notes: list[str] = []
+    with torch.no_grad():
+        if form.folded:
+            folded, untraced = fold_batch_norms(module)
+            if not folded:
+                raise UserError("; ".join(("no BatchNorm directly follows a convolution", *untraced)))
+            notes.append(f"{folded} BatchNorms folded" + (", traced part by part" if untraced else ""))
+        if form.memory_format is not None:
+            module = module.to(memory_format=form.memory_format)
+        if form.fused:  # last: the operator reads its own weights contiguously
+            module = _fuse(module)
+    return module, notes
+
+
+def _fuse(module: nn.Module) -> nn.Module:
+    if isinstance(module, GlobalLayer):
+        return FusedGlobalLayer.from_layer(module) or module
+    for name, child in module.named_modules():
+        if isinstance(child, GlobalLayer):
+            fused = FusedGlobalLayer.from_layer(child)
+            if fused is not None:
+                parent, _, last = name.rpartition(".")
+                setattr(module.get_submodule(parent), last, fused.eval())
+    return module
+
+
+class OptimizedModel(nn.Module):
+    """A network in its fastest form, for inference: called as the network was, without gradients.
+
+    `model` is the network itself (changed as `form` says), `report` what was tried. Other batch and image
+    sizes than the example's work; a compiled form runs those uncompiled, and everything once it is converted
+    (`to`) or given other weights (`load_state_dict`). What is written into the weights in place is not seen
+    by what is compiled. It stays in eval mode.
+    """
+
+    def __init__(self, model: nn.Module, form: Form, example: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.form = form
+        self.report: OptimizationReport | None = None
+        size = min(form.piece or len(example), len(example))
+        self._compiled_for: tuple[object, ...] | None = (
+            (size, *example.shape[1:]),
+            example.dtype,
+            example.device,
+        )
+        self.__dict__["_compiled"] = None  # past nn.Module, which would make it a submodule
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        """What the network gives for `x`, without gradients."""
+        # in inference mode as it is, but what is compiled would be compiled once more for it
+        keep = torch.is_inference_mode_enabled() and not self.form.compiled
+        with nullcontext() if keep else torch.inference_mode(False), torch.no_grad(), self._threads():
+            if self.form.compiled and x.is_inference():
+                x = x.clone()
+            if self.form.memory_format is not None:
+                x = x.contiguous(memory_format=self.form.memory_format)
+            piece = self.form.piece
+            return self._run(x) if piece is None or len(x) <= piece else self._in_pieces(x, piece)
+
+    def _in_pieces(self, x: Tensor, piece: int) -> Any:
+        outputs = [tree_flatten(self._run(part)) for part in torch.split(x, piece)]
+        leaves = zip(*(leaves for leaves, _ in outputs), strict=True)
+        return tree_unflatten([torch.cat(parts) for parts in leaves], outputs[0][1])
+
+    def _run(self, x: Tensor) -> Any:
+        if not self.form.compiled or (tuple(x.shape), x.dtype, x.device) != self._compiled_for:
+            return self.model(x)
+        compiled = self.__dict__["_compiled"]
+        if compiled is not None:
+            return compiled(x)
+        import torch._inductor.config as inductor  # seconds, which only compiling needs
+
+        compiled = torch.compile(self.model, fullgraph=True, dynamic=False)
+        with inductor.patch(freezing=True):
+            out = compiled(x)
+        self.__dict__["_compiled"] = compiled
+        return out
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        if not self.form.one_thread:
+            yield
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def train(self, mode: bool = True) -> OptimizedModel:
+        """Only eval mode: an optimised network cannot be trained."""
+        if mode:
+            raise UserError(
+                "an optimised network is for inference only; train the network that it was made from"
+            )
+        return super().train(False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> OptimizedModel:
+        before = [(t.data_ptr(), t.dtype) for t in self.state_dict().values()]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if [(t.data_ptr(), t.dtype) for t in self.state_dict().values()] != before:
+            self._compiled_for = None
+        return self
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As of any module; names and values are those of the optimised network."""
+        self._compiled_for = None
+        return super().load_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}  # compiled again where it is loaded
+
+    def extra_repr(self) -> str:
+        """The form."""
+        return str(self.form)
