@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import operators
-from ..ops.backends import automatic
+from ..ops.backends import automatic, load_for
 from ..ops.eager import solve as eager_solve
 from .coefficients import Coefficient
 
@@ -161,6 +161,7 @@ class FusedGlobalLayer(nn.Module):
         if self.init is not None:
             h = self.init(f) if before is None else self.init(before, f)
             f = f.to(h.dtype) if f.shape == h.shape else h
+        load_for(h)
         wide = compute_dtype(h.dtype)
         parts = (
             t if t.dtype == wide else t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)

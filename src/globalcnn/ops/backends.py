@@ -98,6 +98,15 @@ def _ready(name: str) -> bool:
 _READY: dict[str, bool] = {}
 
 
+_BY_DEVICE = {"cpu": "native", "cuda": "triton"}
+
+
+def load_for(h: Tensor) -> None:
+    """Have the fast backend of h's device loaded, if it can be, before an operator is called directly."""
+    if h.device.type in _BY_DEVICE:
+        _ready(_BY_DEVICE[h.device.type])
+
+
 def automatic(h: Tensor, pde: PDE) -> Backend:
     """The fastest backend that can take these inputs here.
 
@@ -105,9 +114,8 @@ def automatic(h: Tensor, pde: PDE) -> Backend:
     transforms of torch.func, whose derivatives of every kind need operations that PyTorch knows.
     """
     if not (torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()):
-        device = h.device.type
-        name = "native" if device == "cpu" else "triton" if device == "cuda" else "eager"
-        if name != "eager" and BACKENDS[name].refuses(h, pde) is None and _ready(name):
+        name = _BY_DEVICE.get(h.device.type)
+        if name is not None and BACKENDS[name].refuses(h, pde) is None and _ready(name):
             return BACKENDS[name]
     return BACKENDS["eager"]
 

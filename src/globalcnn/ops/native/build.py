@@ -24,7 +24,7 @@ from ...errors import UserError
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "csrc"
 KERNELS = ("kernels_plain", "kernels_avx2", "kernels_avx512")
-COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
+COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fno-tree-loop-distribute-patterns")
 FLAGS: dict[str, tuple[str, ...]] = {
     "kernels_plain": (),
     "kernels_avx2": ("-mavx2", "-mfma"),
