@@ -97,7 +97,7 @@ from globalcnn import GlobalLayer, create_model, solve
 GlobalLayer(4)
 def train():
     import globalcnn.train
-for ask in (create_model, globalcnn.list_models, train):
+for ask in (create_model, globalcnn.list_models, globalcnn.optimize_for_inference, train):
     try:
         ask()
     except ImportError as error:

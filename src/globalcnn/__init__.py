@@ -8,14 +8,15 @@ from . import _torchvision
 from .errors import UserError
 from .nn import GlobalLayer
 from .ops import PDE, Boundary, DuFortFrankel, solve
-from .optimize import optimize_for_inference
 
 try:
+    _torchvision.check()
     from .models import create_model, list_models, load_authors_state_dict
+    from .optimize import optimize_for_inference
 except _torchvision.BrokenTorchvision:
     # The command line imports this package before it can catch anything, and it is to say what is wrong in
     # one line. So the import goes through, and what needs torchvision raises when it is called.
-    create_model = list_models = load_authors_state_dict = _torchvision.refuse
+    create_model = list_models = load_authors_state_dict = optimize_for_inference = _torchvision.refuse
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ import torch
 import tyro
 from rich.table import Table
 
-from .. import __version__
+from .. import __version__, _torchvision
 from ..errors import UserError, unknown_name
 from .console import console
 
@@ -74,6 +74,7 @@ def _dispatch(words: list[str]) -> int:
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS, way_out=f"Commands: {', '.join(COMMANDS)}")
+    _torchvision.check()
     module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     arguments = tyro.cli(module.Args, prog=f"globalcnn {name}", args=rest, config=config)
