@@ -7,11 +7,12 @@ WORKERS ?= 2
 OUT ?= demo-out
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test sanitize lint format clean
 
 help:
 	@echo "make demo    install, then train and compare on 5,000 real digits; pictures into $(OUT)"
 	@echo "make test    install, then run the tests"
+	@echo "make sanitize  install, then run the native kernels under the address and undefined-behaviour sanitizers"
 	@echo "make lint    install, then check style (ruff) and types (mypy)"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove $(VENV) and caches"
@@ -40,6 +41,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	@echo "== running the tests with $(WORKERS) processes"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=10
+
+sanitize: $(VENV)/.test
+	@echo "== the native kernels under sanitizers, about a minute"
+	tests/ops/sanitized.sh $(BIN)/python
 
 lint: $(VENV)/.test
 	@echo "== checking style and types"

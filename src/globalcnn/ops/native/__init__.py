@@ -9,12 +9,19 @@ import ctypes
 import functools
 import os
 import sys
+from pathlib import Path
 
 import torch
 
 from .build import library_path, source_hash
 
 NOT_BUILT = "not built; `globalcnn build` compiles it (needs a C++ compiler)"
+
+
+def _library() -> Path:
+    # GLOBALCNN_NATIVE_LIBRARY: another build of the kernels, for checks of the kernels themselves
+    named = os.environ.get("GLOBALCNN_NATIVE_LIBRARY")
+    return Path(named) if named else library_path()
 
 
 @functools.cache
@@ -24,7 +31,7 @@ def load() -> str | None:
         return "switched off by GLOBALCNN_NATIVE=0"
     if sys.byteorder != "little":
         return "written for little-endian processors"
-    path = library_path()
+    path = _library()
     if not path.is_file():
         older = any(path.parent.glob(f"kernels-*{path.suffix}"))
         return f"built from other sources than these ({source_hash()}); build again" if older else NOT_BUILT
@@ -39,6 +46,6 @@ def load() -> str | None:
 
 def instruction_set() -> str:
     """Which kernels run here: "avx512", "avx2" or "plain"; the kernels must be built."""
-    library = ctypes.CDLL(str(library_path()))
+    library = ctypes.CDLL(str(_library()))
     library.globalcnn_isa.restype = ctypes.c_char_p
     return str(library.globalcnn_isa().decode())

@@ -24,7 +24,15 @@ from ...errors import UserError
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "csrc"
 KERNELS = ("kernels_plain", "kernels_avx2", "kernels_avx512")
-COMMON = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fno-tree-loop-distribute-patterns")
+COMMON = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-fno-tree-loop-distribute-patterns",
+)
 FLAGS: dict[str, tuple[str, ...]] = {
     "kernels_plain": (),
     "kernels_avx2": ("-mavx2", "-mfma"),
@@ -61,10 +69,13 @@ def find_compiler() -> str | None:
     return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
 
 
-def build(*, force: bool = False, extra: Sequence[str] = (), to: Path | None = None) -> Path:
+def build(
+    *, force: bool = False, extra: Sequence[str] = (), plain: bool = False, to: Path | None = None
+) -> Path:
     """Compile and put the library in its place; nothing is done if it is there already.
 
-    force: compile in any case. extra: further compiler flags (sanitizers). to: another place for the library.
+    force: compile in any case. For checks of the kernels themselves: extra, further compiler flags
+    (sanitizers, faults); plain, without the kernels for AVX; to, another place for the library.
 
     Raises `UserError` if there is no compiler or it fails.
     """
@@ -86,7 +97,7 @@ def build(*, force: bool = False, extra: Sequence[str] = (), to: Path | None = N
     if not os.access(target.parent, os.W_OK):
         raise UserError(f"cannot write to {str(target.parent)!r}, where the native kernels belong")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        part = _compile(compiler, Path(folder), extra)
+        part = _compile(compiler, Path(folder), extra, plain)
         os.replace(part, target)
     for stale in target.parent.glob("kernels-*.so"):
         if to is None and stale != target:
@@ -94,12 +105,12 @@ def build(*, force: bool = False, extra: Sequence[str] = (), to: Path | None = N
     return target
 
 
-def _compile(compiler: str, folder: Path, extra: Sequence[str]) -> Path:
+def _compile(compiler: str, folder: Path, extra: Sequence[str], plain: bool) -> Path:
     root = Path(torch.__file__).resolve().parent
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    vectors = platform.machine().lower() in ("x86_64", "amd64") and not plain
     jobs = []
     for name in (*KERNELS, "ops"):
-        flags = [*COMMON, *(FLAGS.get(name, ()) if x86 else ()), *extra]
+        flags = [*COMMON, *(FLAGS.get(name, ()) if vectors else ()), *extra]
         if name == "ops":
             # only what torch 2.10 had, so that one library serves all later versions
             flags += [f"-I{root / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"]

@@ -3,6 +3,15 @@
 #pragma once
 #include <cstdint>
 
+// A build for the tests of the tests (-DGLOBALCNN_FAULTS) computes `bad` for `good` while the fault of that number
+// is switched on; any other build knows nothing of it.
+#ifdef GLOBALCNN_FAULTS
+extern int globalcnn_fault;
+#define FAULTY(number, good, bad) (globalcnn_fault == (number) ? (bad) : (good))
+#else
+#define FAULTY(number, good, bad) (good)
+#endif
+
 namespace globalcnn {
 
 enum class Dtype : int { f32, bf16, f64 };

@@ -68,6 +68,9 @@ char* scratch(int64_t bytes) {
   };
   thread_local Kept kept;
   constexpr int64_t line = 64;
+#if defined(__SANITIZE_ADDRESS__)
+  kept.size = 0;  // exactly what is asked for, so that what lies beyond it is seen
+#endif
   if (kept.size < bytes + line) {
     kept.memory.reset(new char[bytes + line]);
     kept.size = bytes + line;
@@ -153,6 +156,11 @@ STABLE_TORCH_LIBRARY_IMPL(globalcnn, CPU, m) {
   m.impl("solve_backward", TORCH_BOX(&globalcnn::solve_backward));
   m.impl("layer", TORCH_BOX(&globalcnn::layer));
 }
+
+#ifdef GLOBALCNN_FAULTS
+int globalcnn_fault = 0;
+extern "C" __attribute__((visibility("default"))) void globalcnn_set_fault(int number) { globalcnn_fault = number; }
+#endif
 
 extern "C" __attribute__((visibility("default"))) const char* globalcnn_isa() {
   try {

@@ -1,0 +1,147 @@
+"""Checks of the native kernels that also run in processes of their own: per instruction set, with sanitizers
+on, and with faults switched on, which they must find. `python native_checks.py [--faults] [--few]`.
+
+Prints one line per finding and ends with status 1 if there was any (with --faults: if one was not found).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sys
+
+import torch
+
+from globalcnn import PDE
+from globalcnn.ops import operators
+from globalcnn.ops.judge import judge
+
+SHAPES = [(2, 3, 5, 7), (1, 1, 1, 1), (2, 17, 8, 8), (3, 16, 4, 33), (1, 2, 1, 9), (2, 1, 9, 1), (0, 3, 4, 5)]
+PDES = [
+    PDE(steps=K, spacing=spacing, boundary=boundary, dt=0.15)
+    for boundary in ("periodic", "zero-flux", "zero")
+    for K, spacing in ((0, 1), (1, 1), (1, (2, 3)), (2, (1, 3)), (5, (9, 1)), (20, 1))
+]
+DTYPES = [torch.float32, torch.bfloat16, torch.float64]
+LAYOUTS = {
+    "contiguous": lambda A: A.contiguous(),
+    "channels-last": lambda A: A.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda A: A.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
+def fields(shape, dtype, layout, *, seed=0, learned=True, source=True, one=False):
+    """Inputs of the solve. one: h, h_old and f are the same tensor, as in the published layer."""
+    g = torch.Generator().manual_seed(seed)
+    drawn = {n: torch.randn(shape, generator=g, dtype=torch.float64) for n in ("h", "h_old", "f", "u", "v")}
+    drawn |= {n: 0.2 + torch.rand(shape, generator=g, dtype=torch.float64) for n in ("Dx", "Dy")}
+    drawn["u"] *= 0.5
+    drawn["v"] *= 0.5
+    made = {n: LAYOUTS[layout](A.to(dtype)) for n, A in drawn.items()}
+    if one:
+        made["h_old"] = made["f"] = made["h"]
+    if not learned:
+        made |= {"Dx": 0.7, "Dy": 1.3}
+    return made if source else made | {"f": None}
+
+
+def solve_findings(shapes=SHAPES, pdes=PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
+    """What is wrong with the solve and its gradients, by the one rule."""
+    cases = itertools.product(shapes, pdes, dtypes, layouts, (True, False))
+    for i, (shape, pde, dtype, layout, learned) in enumerate(cases):
+        inputs = fields(shape, dtype, layout, seed=i, learned=learned, source=i % 3 > 0, one=i % 3 == 1)
+        verdict = judge(operators.solve, inputs, pde)
+        if verdict.failed:
+            yield f"solve {shape} {pde} {dtype} {layout} learned={learned}: {verdict.failed}"
+
+
+def layer_arguments(i, shape, dtype, layout, pde):
+    """Arguments of the operator `layer`: options by the digits of i."""
+    g = torch.Generator().manual_seed(i)
+    C = shape[1]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    k, fields_count = (3, 5, 3, 1)[i % 4], 4 if i % 3 else 2
+
+    def normal(*size, by=1.0):
+        return (torch.randn(size, generator=g, dtype=torch.float64) * by).to(wide)
+
+    h, f = (LAYOUTS[layout](normal(*shape).to(dtype)) for _ in range(2))
+    f = h if i % 2 else f
+    weight, bias = normal(fields_count, C, k, k, by=0.3), normal(fields_count, C, by=0.2)
+    act = (1, 1, 2, 3, 4)[i % 5]
+    flags = [bool(i >> bit & 1) for bit in range(2, 7)]
+    D = (0.5, 1.5)
+    return (h, f, weight, bias, normal(C), normal(C), *operators.numbers(*D, pde), act, *flags)
+
+
+def in_float64(arguments):
+    """The operator `layer` in plain PyTorch and float64."""
+    wide = (a.double() if isinstance(a, torch.Tensor) else a for a in arguments)
+    return operators.layer_by_eager(*wide)
+
+
+# without the 20 steps: a ReLU's diffusion of exactly 0 makes them unstable, and rounding grows with the rest
+LAYER_PDES = [pde for pde in PDES if pde.steps <= 5]
+
+
+def layer_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
+    """What is wrong with the whole layer: its error against float64, set against that of plain PyTorch."""
+    for i, (shape, pde, dtype, layout) in enumerate(itertools.product(shapes, pdes, dtypes, layouts)):
+        arguments = layer_arguments(i, shape, dtype, layout, pde)
+        found, plain = torch.ops.globalcnn.layer(*arguments), operators.layer_by_eager(*arguments)
+        exact = in_float64(arguments)
+        if found.shape != exact.shape or found.dtype != dtype or found.stride() != plain.stride():
+            yield f"layer {shape} {pde} {dtype} {layout} case {i}: shape, dtype or strides"
+        if exact.numel() == 0:
+            continue
+        error, by_plain = ((x.double() - exact).abs().max().item() for x in (found, plain))
+        allowed = max(2 * by_plain, 16 * torch.finfo(dtype).eps * (1 + exact.abs().max().item()))
+        if not error <= allowed:
+            yield f"layer {shape} {pde} {dtype} {layout} case {i}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def findings(few=False):
+    """All findings; few: over few cases."""
+    reduced = (
+        {"shapes": SHAPES[:4], "dtypes": DTYPES[:1], "layouts": ("contiguous", "channels-last")}
+        if few
+        else {}
+    )
+    yield from solve_findings(**reduced)
+    yield from layer_findings(**reduced)
+
+
+def undetected_faults(library, count):
+    """Numbers of the faults that `findings` does not see."""
+    with_faults = ctypes.CDLL(library)
+    for number in range(1, count + 1):
+        with_faults.globalcnn_set_fault(number)
+        if next(findings(few=True), None) is None:
+            yield number
+    with_faults.globalcnn_set_fault(0)
+
+
+def main():
+    from globalcnn.ops import native
+
+    reason = native.load()
+    if reason is not None:
+        print(f"native kernels: {reason}")
+        return 1
+    # memory that was not written shows as NaN
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(2)
+    bad = list(findings(few="--few" in sys.argv))
+    if "--faults" in sys.argv and not bad:
+        count = int(sys.argv[sys.argv.index("--faults") + 1])
+        missed = list(undetected_faults(os.environ["GLOBALCNN_NATIVE_LIBRARY"], count))
+        bad = [f"fault {number} is not seen" for number in missed]
+    for line in bad[:20]:
+        print(line)
+    print(f"{native.instruction_set()}: {len(bad)} findings")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

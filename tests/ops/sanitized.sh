@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The native kernels under the address and undefined-behaviour sanitizers: builds them so, runs the checks.
+# usage: sanitized.sh PYTHON
+set -euo pipefail
+python=${1:?usage: sanitized.sh PYTHON}
+here=$(cd "$(dirname "$0")" && pwd)
+compiler=${CXX:-c++}
+runtime=$("$compiler" -print-file-name=libasan.so)
+if [ ! -e "$runtime" ]; then
+    echo "sanitizers skipped: $compiler has no libasan.so"
+    exit 0
+fi
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+flags='["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g1"]'
+"$python" -c "from pathlib import Path; from globalcnn.ops.native.build import build
+build(extra=$flags, to=Path('$folder/sanitized.so'))"
+for isa in ${ISAS:-avx512 avx2 plain}; do
+    if [ "$isa" != plain ] && ! grep -qw "${isa/avx512/avx512f}" /proc/cpuinfo 2>/dev/null; then
+        echo "$isa: not on this processor"
+        continue
+    fi
+    # what Python itself leaves behind at exit is not looked at; the library is the last word on the rest
+    LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
+        GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" "$here/native_checks.py" --few
+done
