@@ -41,6 +41,7 @@ class Compared:
     evaluations: tuple[Evaluation, ...]
     latencies: dict[int, Latency]
     seconds: tuple[float, ...]
+    epochs: tuple[tuple[dict[str, Any], ...], ...]
     models: tuple[nn.Module, ...]
 
     @property
@@ -77,6 +78,7 @@ class Compared:
             "confusion": [e.confusion for e in self.evaluations],
             "latency": {str(b): asdict(t) for b, t in self.latencies.items()},
             "training_seconds": list(self.seconds),
+            "epochs": [list(figures) for figures in self.epochs],
         }
 
 
@@ -153,5 +155,6 @@ def _compared(
         evaluations=tuple(r.best_test or r.test for r in runs),
         latencies=latencies,
         seconds=tuple(sum(e["seconds"] for e in r.epochs) for r in runs),
+        epochs=tuple(r.epochs for r in runs),
         models=tuple(r.model for r in runs),
     )

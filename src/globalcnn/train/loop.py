@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..data import Augmentation, DataSource, Loader
 from ..errors import UserError, unknown_name
+from ..nn.solving import SolveBlock
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, evaluation, tally
 from .recipe import Recipe
@@ -42,7 +43,8 @@ class Progress:
 @dataclass(frozen=True)
 class EpochResult:
     """Figures of one epoch. train_loss, train_accuracy: running, on augmented images; validation: None if no
-    images are held out; seconds: training and validation.
+    images are held out; seconds: training and validation; evaluations, backward_evaluations: how often a
+    layer that solves evaluated its function, the mean over the steps (None if the network solves nothing).
     """
 
     epoch: int
@@ -51,6 +53,8 @@ class EpochResult:
     train_accuracy: float | None
     validation: Evaluation | None
     seconds: float
+    evaluations: float | None = None
+    backward_evaluations: float | None = None
 
 
 def make_accelerator(device: str, precision: str, *, unused_parameters: bool = False) -> Accelerator:
@@ -101,6 +105,8 @@ class Trainer:
         self.mixup = self._make_mixup()
         trained = _WithAuxiliary(self.model) if self._with_auxiliary else self.model
         self.wrapped, self.optimizer = accelerator.prepare(trained, optimizer)
+        self._solves = [m for m in self.model.modules() if isinstance(m, SolveBlock)]
+        self._evaluations = [0, 0]
         self.epoch = 0
         self.best_accuracy: float | None = None
 
@@ -174,8 +180,10 @@ class Trainer:
         start = time.perf_counter()
         set_seed(_mixed(self.seed, self.epoch, self.accelerator.process_index))
         self.train_loader.set_epoch(self.epoch)
+        self._evaluations = [0, 0]
         loss, accuracy = self._train(on_step, start)
         self._share_statistics()
+        forward, backward = self._evaluations
         self.epoch += 1
         validation = None
         if self.validation_loader is not None:
@@ -187,6 +195,8 @@ class Trainer:
             train_accuracy=accuracy,
             validation=validation,
             seconds=time.perf_counter() - start,
+            evaluations=forward / len(self.train_loader) if self._solves else None,
+            backward_evaluations=backward / len(self.train_loader) if self._solves else None,
         )
 
     def _share_statistics(self) -> None:
@@ -241,6 +251,9 @@ class Trainer:
         if r.grad_clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), r.grad_clip)
         self.optimizer.step()
+        if self._solves:
+            self._evaluations[0] += max(m.evaluations for m in self._solves)
+            self._evaluations[1] += max(m.backward_evaluations for m in self._solves)
         return value, logits.detach()
 
     def judge(self, loader: Loader, weights: nn.Module | None = None) -> Evaluation:

@@ -174,6 +174,8 @@ def _figures(result: EpochResult) -> dict[str, Any]:
         "val_loss": None if validation is None else validation.loss,
         "val_accuracy": None if validation is None else validation.accuracy,
         "seconds": round(result.seconds, 3),
+        "evaluations": result.evaluations,
+        "backward_evaluations": result.backward_evaluations,
     }
 
 
