@@ -85,6 +85,15 @@ def test_compiled(gains, monkeypatch, tiny):
     assert again.form == fast.form
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_networks_of_one_class_do_not_crowd_each_other_out():
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        for _ in range(3):
+            model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).eval()
+            fast = OptimizedModel(model, Form(compiled=True), IMAGES)
+            assert torch.allclose(fast(IMAGES), model(IMAGES), atol=1e-6)
+
+
 def test_other_batches_and_sizes(tiny):
     model = tiny
     fast = OptimizedModel(copy.deepcopy(model), Form(piece=2), IMAGES)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -96,6 +97,16 @@ def _fuse(module: nn.Module) -> nn.Module:
     return module
 
 
+def by_itself(module: nn.Module) -> Callable[[Tensor], Any]:
+    """Calls the module. What torch compiles is kept with the code that it was compiled from, a few per code:
+    networks of one class would crowd each other out, so each gets a copy of the code."""
+
+    def call(x: Tensor) -> Any:
+        return module(x)
+
+    return FunctionType(call.__code__.replace(), call.__globals__, None, None, call.__closure__)
+
+
 class OptimizedModel(nn.Module):
     """A network in its fastest form, for inference: called as the network was, without gradients.
 
@@ -142,9 +153,9 @@ class OptimizedModel(nn.Module):
         compiled = self.__dict__["_compiled"]
         if compiled is not None:
             return compiled(x)
-        import torch._inductor.config as inductor  # seconds, which only compiling needs
+        import torch._inductor.config as inductor  # takes seconds, and only compiling needs it
 
-        compiled = torch.compile(self.model, fullgraph=True, dynamic=False)
+        compiled = torch.compile(by_itself(self.model), fullgraph=True, dynamic=False)
         with inductor.patch(freezing=True):
             out = compiled(x)
         self.__dict__["_compiled"] = compiled
