@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "data": set(),
     "viz": {"ops", "nn", "models", "measure"},
     "train": {"ops", "nn", "models", "measure", "data"},
-    "cli": {"ops", "nn", "models", "measure", "optimize", "data", "viz", "train"},
+    "bench": {"ops", "nn", "models", "measure", "optimize", "data", "viz", "train"},
+    "cli": {"ops", "nn", "models", "measure", "optimize", "data", "viz", "train", "bench"},
 }
 FREE_FOR_ALL = {"errors", "files", "_torchvision"}
 

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "table": ("table", "every row of the published tables beside what is counted and measured here"),
     "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),
     "build": ("build", "compile the native CPU kernels"),
+    "bench": ("bench", "speed and memory of layers and networks side by side on this machine"),
     "env": ("env", "versions, hardware, and which backends of the operator can run here"),
 }
 

@@ -1,0 +1,101 @@
+"""The Global layer against the 3x3 convolution of the same shape."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import GlobalLayer
+from ..ops import PDE
+from .race import Form, Run, eager_backend, race, reason
+from .results import Cell, Comparison, Progress, Settings, Side
+
+SHAPES = ((64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8), (16, 24, 56, 56), (16, 96, 14, 14))
+STEPS = (1, 5)
+FORMATS: dict[str, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels-last": torch.channels_last,
+}
+NOTES = (
+    "The allocator is warm: the same tensors again and again.",
+    "The layer by the eager backend is shown for comparison; the ratio is of each side's best memory format, "
+    "ours with the backend that is chosen by itself.",
+)
+
+
+def compare_layers(settings: Settings, progress: Progress) -> Comparison:
+    """The table `layer`."""
+    shapes, steps = (((2, 8, 8, 8),), (1,)) if settings.quick else (SHAPES, STEPS)
+    cells = []
+    for shape in shapes:
+        for k in steps:
+            for training in (False, True):
+                what = "forward + backward" if training else "forward"
+                name = f"{'x'.join(map(str, shape))}, K = {k}, {what}"
+                progress(name)
+                cells.append(_cell(name, shape, k, training, settings))
+    return Comparison("layer", "A Global layer against a 3x3 convolution", tuple(cells), NOTES)
+
+
+def _cell(name: str, shape: tuple[int, ...], steps: int, training: bool, settings: Settings) -> Cell:
+    channels = shape[1]
+    facts = {"shape": list(shape), "steps": steps, "training": training}
+    try:
+        torch.manual_seed(0)
+        layer = GlobalLayer(channels, PDE(steps=steps))
+        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        x = torch.randn(shape)
+    except Exception as error:  # a cell that fails is recorded
+        empty = Side("GlobalLayer"), Side("convolution")
+        return Cell(name, *empty, images=shape[0], facts=facts, failure=reason(error))
+    ours = [
+        Form(f"{words}{about}", _preparing(layer, x, fmt, training, eager), competes=not eager)
+        for about, eager in (("", False), (", eager backend", True))
+        for words, fmt in FORMATS.items()
+    ]
+    theirs = [Form(words, _preparing(conv, x, fmt, training, False)) for words, fmt in FORMATS.items()]
+    sides = (("GlobalLayer", ours), ("convolution", theirs))
+    return race(name, *sides, settings, images=shape[0], facts=facts)
+
+
+def _preparing(module: nn.Module, x: Tensor, fmt: torch.memory_format, training: bool, eager: bool) -> Any:
+    def prepare() -> Run:
+        own = copy.deepcopy(module).to(memory_format=fmt).train(training)
+        image = x.clone().contiguous(memory_format=fmt)
+        step = forward_backward(own, image) if training else forward(own, image)
+
+        def run() -> Any:
+            with eager_backend() if eager else nullcontext():
+                return step()
+
+        return run
+
+    return prepare
+
+
+def forward(module: nn.Module, x: Tensor) -> Run:
+    """A forward in inference mode."""
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return module(x)
+
+    return run
+
+
+def forward_backward(module: nn.Module, x: Tensor) -> Run:
+    """A forward, and a backward to the input and all weights, for a fixed gradient of the output."""
+    x.requires_grad_()
+    with torch.no_grad():
+        grad = torch.randn_like(module(x))
+
+    def run() -> None:
+        x.grad = None
+        module.zero_grad()
+        module(x).backward(grad)
+
+    return run

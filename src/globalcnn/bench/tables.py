@@ -1,0 +1,30 @@
+"""The tables by their words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .layer import compare_layers
+from .memory import compare_memory
+from .networks import compare_imagenet, compare_networks, compare_solvers
+from .results import Progress, Result, Settings
+from .training import compare_training
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """One table: what it shows, and how it is measured."""
+
+    about: str
+    run: Callable[[Settings, Progress], Result]
+
+
+TABLES: dict[str, TableInfo] = {
+    "layer": TableInfo("a Global layer against a 3x3 convolution", compare_layers),
+    "networks": TableInfo("CIFAR networks, inference at batch 1, 64, 512", compare_networks),
+    "training": TableInfo("one training step of ResNet-Global and ResNet-32", compare_training),
+    "memory": TableInfo("memory of the layer in training against K", compare_memory),
+    "imagenet": TableInfo("MobileNetV2 and EfficientNet-B0 at 224, batch 1, 16", compare_imagenet),
+    "solvers": TableInfo("against Neural ODE and MDEQ, per image", compare_solvers),
+}

@@ -1,0 +1,83 @@
+"""One training step of ResNet-Global against one of ResNet-32."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..measure import count
+from ..optimize.form import by_itself
+from .networks import check_compiles, seeded
+from .race import Form, Run, race, reason
+from .results import Cell, Comparison, Progress, Settings, Side
+
+PAIR = ("resnet_global_cifar", "resnet32_cifar")
+TINY = ("resnet_global_tiny_cifar", "resnet_tiny_cifar")
+BATCH = 128
+
+
+def compare_training(settings: Settings, progress: Progress) -> Comparison:
+    """The table `training`."""
+    pair, batch = (TINY, 4) if settings.quick else (PAIR, BATCH)
+    name = f"{pair[0]} / {pair[1]}, batch {batch}"
+    progress(name)
+    try:
+        cell = _cell(name, pair, batch, settings)
+    except Exception as error:  # a cell that fails is recorded
+        cell = Cell(name, Side(pair[0]), Side(pair[1]), images=batch, failure=reason(error))
+    finally:
+        torch._dynamo.reset()
+    notes = (
+        "A step is forward, loss, backward and an SGD step, on images that are there; each side at its "
+        "own best.",
+    )
+    return Comparison("training", "One training step, images 32 x 32", (cell,), notes)
+
+
+def _cell(name: str, pair: tuple[str, str], batch: int, settings: Settings) -> Cell:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 3, 32, 32, generator=generator)
+    y = torch.randint(10, (batch,), generator=generator)
+    sides, macs = [], []
+    for network in pair:
+        model = seeded(network).train()
+        macs.append(count(model, (3, 32, 32)).macs_total)
+        sides.append((network, _forms(network, model, x, y, settings)))
+    facts = {"batch": batch, "ours_macs": macs[0], "theirs_macs": macs[1], "macs_ratio": macs[0] / macs[1]}
+    return race(name, sides[0], sides[1], settings, images=batch, facts=facts)
+
+
+def _forms(network: str, model: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> list[Form]:
+    def preparing(fmt: torch.memory_format, compiled: bool) -> Any:
+        def prepare() -> Run:
+            if compiled:
+                check_compiles(network, settings)
+            own = copy.deepcopy(model).to(memory_format=fmt)
+            return training_step(own, x.contiguous(memory_format=fmt), y, compiled=compiled)
+
+        return prepare
+
+    formats = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
+    return [
+        Form("compiled" if both == "compiled, eager" else both, preparing(fmt, compiled))
+        for compiled in (False, True)
+        for words, fmt in formats.items()
+        for both in [f"compiled, {words}" if compiled else words]
+    ]
+
+
+def training_step(model: nn.Module, x: Tensor, y: Tensor, *, compiled: bool) -> Run:
+    """Forward, loss, backward, SGD step with momentum."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    call = torch.compile(by_itself(model), dynamic=False) if compiled else model
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(call(x), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return run

@@ -1,0 +1,161 @@
+"""What is measured is what is said: sides in turn, failures recorded, bytes counted once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from globalcnn import PDE, GlobalLayer
+from globalcnn.bench import layer, networks, training
+from globalcnn.bench.memory import kept_bytes, peak_bytes
+from globalcnn.bench.race import Form, NotHere, eager_backend, race
+from globalcnn.bench.results import Cell, Settings, Side, Timed
+from globalcnn.measure import Latency
+from globalcnn.ops.backends import automatic
+
+QUICK = Settings(runs=2, seconds=1.0, quick=True)
+
+
+def fail(error):
+    def prepare():
+        raise error
+
+    return prepare
+
+
+def test_both_sides_are_called_in_turn():
+    calls = []
+    forms = {name: Form(name, lambda name=name: lambda: calls.append(name)) for name in "abc"}
+    cell = race("x", ("ours", [forms["a"], forms["b"]]), ("theirs", [forms["c"]]), QUICK, images=4)
+    assert "".join(calls) == "aabbcc" + "abc" * 2 + "abc" + "cba"  # at first alone, then to warm up, timed
+    assert [t.latency.runs for side in (cell.ours, cell.theirs) for t in side.timed] == [2, 2, 2]
+
+
+def test_what_takes_long_is_not_warmed_up():
+    calls = []
+    slow = Settings(runs=1, seconds=1e-9)
+    race("x", ("ours", [Form("a", lambda: lambda: calls.append("a"))]), ("theirs", []), slow, images=1)
+    assert calls == ["a", "a"]
+
+
+def test_a_form_that_fails_is_recorded():
+    forms = [
+        Form("fine", lambda: lambda: None),
+        Form("broken", fail(RuntimeError("no luck\nmore"))),
+        Form("absent", fail(NotHere("left out"))),
+        Form("later", lambda: fail(ValueError("at the call"))),
+    ]
+    cell = race("x", ("ours", forms), ("theirs", forms[1:]), QUICK, images=1)
+    failures = [t.failure for t in cell.ours.timed]
+    assert failures == ["", "RuntimeError: no luck", "left out", "ValueError: at the call"]
+    assert cell.ours.best.form == "fine"
+    assert cell.theirs.best is None
+    assert cell.ratio is None
+    json.dumps(cell.as_dict())
+
+
+def test_a_training_step_has_gradients_in_the_race():
+    seen = []
+
+    def run():
+        seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+
+    race("x", ("ours", [Form("a", lambda: run)]), ("theirs", []), QUICK, images=1)
+    assert set(seen) == {(True, False)}
+
+
+def test_best_and_ratio():
+    def timed(form, seconds, competes=True):
+        return Timed(form, Latency(seconds, seconds, seconds, 1, 1), competes=competes)
+
+    ours = Side("a", (timed("x", 3.0), timed("y", 2.0), timed("z", 1.0, competes=False)))
+    cell = Cell("c", ours, Side("b", (timed("x", 4.0), Timed("y", None, "failed"))), images=1)
+    assert ours.best.form == "y"
+    assert cell.ratio == 0.5
+    facts = cell.as_dict()
+    assert (facts["ours"]["best"], facts["theirs"]["best"]) == ("y", "x")
+
+
+def test_the_eager_backend_is_taken_inside_and_only_there():
+    h, pde = torch.zeros(1, 1, 4, 4), PDE()
+    before = automatic(h, pde).name
+    with eager_backend():
+        assert automatic(h, pde).name == "eager"
+    assert automatic(h, pde).name == before
+
+
+def test_kept_bytes_counts_each_storage_once_and_no_weights():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(10, 10))
+
+        def forward(self, x):
+            return (x * self.weight).sin() + x * x  # keeps x (three times) and the product
+
+    x = torch.randn(10, 10, requires_grad=True)
+    assert kept_bytes(Twice(), x) == 2 * 400
+
+
+def test_peak_is_at_least_what_is_kept_and_grows_with_the_steps_in_eager():
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    kept, peak = {}, {}
+    with eager_backend():
+        for steps in (1, 4):
+            model = GlobalLayer(4, PDE(steps=steps))
+            kept[steps], peak[steps] = kept_bytes(model, x), peak_bytes(model, x)
+    assert kept[1] < kept[4] <= peak[4]
+    assert kept[1] <= peak[1]
+
+
+def test_a_layer_step_reaches_input_and_weights():
+    conv, x = nn.Conv2d(2, 2, 3), torch.randn(1, 2, 5, 5)
+    step = layer.forward_backward(conv, x)
+    step()
+    first = x.grad.clone(), conv.weight.grad.clone()
+    step()
+    assert torch.equal(x.grad, first[0])
+    assert torch.equal(conv.weight.grad, first[1])
+
+
+def test_a_training_step_changes_the_weights():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+    before = model[1].weight.clone()
+    training.training_step(model, torch.randn(2, 3, 2, 2), torch.tensor([1, 2]), compiled=False)()
+    assert not torch.equal(model[1].weight, before)
+
+
+def test_what_cannot_be_compiled_is_told_before_it_is_tried():
+    with pytest.raises(NotHere, match="cannot be compiled: the solver looks at residuals"):
+        networks.check_compiles("mdeq_cifar", Settings())
+    with pytest.raises(NotHere, match="quick"):
+        networks.check_compiles("resnet32_cifar", QUICK)
+    networks.check_compiles("resnet32_cifar", Settings())
+    networks.check_compiles("mobilenetv2_100", Settings())
+
+
+def test_a_cell_that_fails_does_not_stop_the_rest(monkeypatch):
+    def cell(name, *rest):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(networks, "_cell", cell)
+    monkeypatch.setattr(training, "_cell", cell)
+    lines = []
+    result = networks.compare_networks(QUICK, lines.append)
+    assert [c.failure for c in result.cells] == ["RuntimeError: no memory"] * 2
+    assert len(lines) == 2
+    assert training.compare_training(QUICK, lines.append).cells[0].failure == "RuntimeError: no memory"
+
+
+def test_forms_of_a_network_give_the_same():
+    model = networks.seeded("resnet_global_tiny_cifar")
+    x = torch.randn(2, 3, 16, 16)
+    outs = [
+        f.prepare()() for f in networks.inference_forms("resnet_global_tiny_cifar", model, x, QUICK)
+        if f.name != "compiled"
+    ]  # fmt: skip
+    assert len(outs) == 3
+    assert all(torch.allclose(out, outs[0], atol=1e-5) for out in outs)
