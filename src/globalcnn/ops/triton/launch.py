@@ -1,0 +1,172 @@
+"""From tensors to launches: views, numbers, tile sizes, scratch memory."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..operators import BOUNDARIES
+from ..pde import Boundary
+from . import passes
+from .parts import NUMBERS
+
+# elements of a program that goes over memory once, and the most that one holds on chip, in float32
+PASS_ELEMENTS = 512
+BACKWARD_ELEMENTS = 256
+CHIP_ELEMENTS = 4096
+LONGEST = 64  # the longest side of a plane on chip: two elements per lane of a warp
+# channels side by side that make reading channels-last planes worth while
+SIDE_BY_SIDE = 4
+
+COMPUTE = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.float32,
+    torch.float16: tl.float32,
+    torch.float64: tl.float64,
+}
+_WIDE = {tl.float32: torch.float32, tl.float64: torch.float64}
+
+View = tuple[Any, ...] | None
+
+
+def view(A: Tensor | None) -> View:
+    """What a kernel takes for a tensor."""
+    return None if A is None else (A, *A.stride())
+
+
+def numbers(
+    Dx0: float, Dy0: float, dt: float, dx: int, dy: int, T: tl.dtype
+) -> tuple[tuple[float, ...], int]:
+    """`numbers` and PARTS of `parts.py`. In three parts of float32 a number has all digits of a float64."""
+    bx, by = dt / dx**2, dt / dy**2
+    b = 2 * Dx0 * bx + 2 * Dy0 * by
+    values = [dt / dx, dt / dy, bx, by, 2 * dt, Dx0 * bx, Dy0 * by, 1 - b, 1 / (1 + b)]
+    assert len(values) == NUMBERS
+    if T is not tl.float64:
+        return tuple(values), 1
+    parts: list[float] = []
+    for _ in range(3):
+        parts += (rounded := torch.tensor(values, dtype=torch.float32).tolist())
+        values = [value - r for value, r in zip(values, rounded, strict=True)]
+    return tuple(parts), 3
+
+
+def reach(distance: int, n: int, boundary: int) -> int:
+    """A neighbour at `distance` in a map of n, counted within the period of the field."""
+    kind = BOUNDARIES[boundary]
+    if kind is Boundary.ZERO:
+        return min(distance, n)
+    return distance % (n if kind is Boundary.PERIODIC else 2 * n)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _side_by_side(A: Tensor) -> bool:
+    """Whether channels, not columns, are neighbours in memory."""
+    return A.stride(1) == 1 and A.shape[1] > 1 and A.shape[2] * A.shape[3] > 1
+
+
+def pass_tile(like: Tensor, elements: int) -> tuple[int, int]:
+    """P, S for a kernel that goes over memory once: first along what lies side by side."""
+    channels, positions = _power_of_two(like.shape[1]), _power_of_two(like.shape[2] * like.shape[3])
+    if _side_by_side(like):
+        P = min(channels, 64, elements)
+        return P, min(positions, elements // P)
+    S = min(positions, elements)
+    return min(channels, elements // S), S
+
+
+def plane_tile(like: Tensor, T: tl.dtype) -> tuple[int, int, int] | None:
+    """P, X, Y for a kernel that holds whole planes, or None where they do not fit."""
+    room = CHIP_ELEMENTS // (2 if T is tl.float64 else 1)
+    channels, X, Y = map(_power_of_two, like.shape[1:])
+    least = min(channels, SIDE_BY_SIDE) if _side_by_side(like) else 1
+    if max(X, Y) > LONGEST or least * X * Y > room:
+        return None
+    # more planes than these would only leave processors without work
+    enough = max(least, 8 if _side_by_side(like) else PASS_ELEMENTS // (X * Y))
+    return min(channels, room // (X * Y), enough), X, Y
+
+
+def warps_for(tile: tuple[int, ...], per_thread: int = 4) -> int:
+    """Threads for a tile, in warps of 32, each with about so many elements.
+
+    Where neighbours are exchanged, the lanes of a warp stand along their axis and warps along the others:
+    Triton 3.8 and older cannot gather where there are more warps than that.
+    """
+    warps = min(16, max(1, math.prod(tile) // (32 * per_thread)))
+    if len(tile) == 3:
+        longest = max(tile[1:])
+        warps = min(warps, max(1, math.prod(tile) // (32 * max(1, longest // 32))))
+    return warps
+
+
+def launch(
+    kernel: Any, like: Tensor, tile: tuple[int, ...], *arguments: Any, per_thread: int = 4, **settings: Any
+) -> None:
+    """Run a kernel over all of `like` in tiles P, S or P, X, Y."""
+    N, C, H, W = like.shape
+    programs = N * triton.cdiv(C, tile[0])
+    if len(tile) == 2:
+        programs *= triton.cdiv(H * W, tile[1])
+    sides = dict(zip("PS" if len(tile) == 2 else "PXY", tile, strict=True))
+    with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
+        kernel[(programs,)](*arguments, **settings, **sides, num_warps=warps_for(tile, per_thread))
+
+
+class Problem:
+    """What every launch of one solve is given."""
+
+    def __init__(
+        self,
+        like: Tensor,
+        T: tl.dtype,
+        Dx0: float,
+        Dy0: float,
+        dt: float,
+        dx: int,
+        dy: int,
+        boundary: int,
+    ) -> None:
+        self.like, self.T, self.wide = like, T, _WIDE[T]
+        self.numbers, parts = numbers(Dx0, Dy0, dt, dx, dy, T)
+        _, C, H, W = like.shape
+        self.sizes = (C, H, W, reach(dx, H, boundary), reach(dy, W, boundary))
+        self.settings = {"BOUNDARY": boundary, "T": T, "PARTS": parts}
+
+    def scratch(self) -> Tensor:
+        """Memory for one map in the dtype of the arithmetic."""
+        return torch.empty_like(self.like, dtype=self.wide)
+
+    def step(
+        self,
+        out: Tensor,
+        h: Tensor,
+        h_old: Tensor,
+        fields: tuple[View, ...],
+        finish: tuple[Any, Any, View] = (None, None, None),
+        act: int = 0,
+    ) -> None:
+        launch(
+            passes.step, out, pass_tile(out, PASS_ELEMENTS), view(out), view(h), view(h_old), *fields,
+            *finish, self.numbers, *self.sizes, **self.settings, ACT=act,
+        )  # fmt: skip
+
+    def levels(
+        self, h: Tensor, h_old: Tensor, fields: tuple[View, ...], steps: int, keep: bool
+    ) -> list[Tensor]:
+        """[h_old, h, level 1, ..., level `steps`]; unless `keep`, only the last two are right."""
+        found = [h_old, h]
+        for k in range(steps):
+            out = self.scratch() if keep or k < 2 else found[-2]
+            self.step(out, found[-1], found[-2], fields)
+            found.append(out)
+        return found

@@ -1,0 +1,195 @@
+"""The three operators on top of the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..operators import layer_by_eager, solve_backward_by_eager, solve_by_eager
+from . import passes, planes
+from .launch import (
+    BACKWARD_ELEMENTS,
+    COMPUTE,
+    PASS_ELEMENTS,
+    Problem,
+    View,
+    launch,
+    pass_tile,
+    plane_tile,
+    view,
+)
+
+
+def solve(
+    h: Tensor,
+    h_old: Tensor,
+    f: Tensor | None,
+    u: Tensor,
+    v: Tensor,
+    Dx: Tensor | None,
+    Dy: Tensor | None,
+    Dx0: float,
+    Dy0: float,
+    steps: int,
+    dt: float,
+    dx: int,
+    dy: int,
+    boundary: int,
+) -> Tensor:
+    """`globalcnn::solve`."""
+    out = torch.empty_like(h)
+    if h.numel() == 0:
+        return out
+    if steps == 0:
+        return out.copy_(h)
+    T = COMPUTE.get(h.dtype)
+    if T is None:
+        return solve_by_eager(h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary)
+    problem = Problem(out, T, Dx0, Dy0, dt, dx, dy, boundary)
+    fields = tuple(map(view, (f, u, v, Dx, Dy)))
+    whole = plane_tile(out, T) if steps > 1 else None
+    if whole is not None:
+        launch(
+            planes.solve_planes, out, whole, view(out), view(h), view(h_old), *fields, problem.numbers,
+            steps, *problem.sizes, **problem.settings,
+        )  # fmt: skip
+        return out
+    levels = problem.levels(h, h_old, fields, steps - 1, keep=False)
+    problem.step(out, levels[-1], levels[-2], fields)
+    return out
+
+
+def solve_backward(
+    grad: Tensor,
+    h: Tensor,
+    h_old: Tensor,
+    f: Tensor | None,
+    u: Tensor,
+    v: Tensor,
+    Dx: Tensor | None,
+    Dy: Tensor | None,
+    Dx0: float,
+    Dy0: float,
+    steps: int,
+    dt: float,
+    dx: int,
+    dy: int,
+    boundary: int,
+) -> tuple[Tensor, ...]:
+    """`globalcnn::solve_backward`: the levels once more, then the adjoint of each step, last first."""
+    T = COMPUTE.get(h.dtype)
+    if T is None:
+        return solve_backward_by_eager(grad, h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary)
+    inputs = (h, h_old, f, u, v, Dx, Dy)
+    gradients = tuple(h.new_empty(0) if A is None else torch.empty_like(h) for A in inputs)
+    if h.numel() == 0:
+        return gradients
+    if steps == 0:
+        gradients[0].copy_(grad)
+        for gradient in gradients[1:]:
+            gradient.zero_()
+        return gradients
+    problem = Problem(gradients[0], T, Dx0, Dy0, dt, dx, dy, boundary)
+    _adjoint(problem, grad, inputs, gradients, steps)
+    return gradients
+
+
+def _adjoint(
+    problem: Problem,
+    grad: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    gradients: tuple[Tensor, ...],
+    steps: int,
+) -> None:
+    h, h_old, *rest = inputs
+    assert h is not None
+    assert h_old is not None
+    fields = tuple(map(view, rest))
+    levels = problem.levels(h, h_old, fields, steps - 1, keep=True)
+    nothing: tuple[View, ...] = (None,) * 5
+    so_far = sums = nothing
+    if steps > 1:
+        sums = tuple(None if A is None else view(problem.scratch()) for A in rest)
+    later, spare = None, None
+    for k in reversed(range(steps)):
+        last = k == 0
+        if last:
+            to_h, sums = gradients[0], tuple(view(g) if g.ndim == 4 else None for g in gradients[2:])
+        else:
+            to_h = problem.scratch() if spare is None else spare
+        launch(
+            passes.backward_step, to_h, pass_tile(to_h, BACKWARD_ELEMENTS), view(grad), view(later),
+            view(levels[k + 1]), view(levels[k]), *fields, view(to_h), view(gradients[1]) if last else None,
+            so_far, sums, problem.numbers, *problem.sizes, **problem.settings, per_thread=2,
+        )  # fmt: skip
+        spare = later if k < steps - 2 else None  # the caller's own gradient is not written to
+        grad, later, so_far = to_h, grad, sums
+
+
+def layer(
+    h: Tensor,
+    f: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    Dx0: float,
+    Dy0: float,
+    steps: int,
+    dt: float,
+    dx: int,
+    dy: int,
+    boundary: int,
+    act: int,
+    shared_product: bool,
+    velocity_from_f: bool,
+    start_from_h: bool,
+    source: bool,
+    residual: bool,
+) -> Tensor:
+    """`globalcnn::layer`."""
+    T = COMPUTE.get(weight.dtype)
+    out = torch.empty_like(h)
+    if h.numel() == 0:
+        return out
+    whole = None if T is None else plane_tile(out, T)
+    if T is None or h.dtype not in COMPUTE or (whole is None and steps == 0):
+        return layer_by_eager(
+            h, f, weight, bias, scale, shift, Dx0, Dy0, steps, dt, dx, dy, boundary, act, shared_product,
+            velocity_from_f, start_from_h, source, residual,
+        )  # fmt: skip
+    problem = Problem(out, T, Dx0, Dy0, dt, dx, dy, boundary)
+    weight, bias, scale, shift = (A.contiguous() for A in (weight, bias, scale, shift))
+    carrier = f if velocity_from_f else h
+    network = {"K": weight.shape[-1], "PRODUCT": shared_product, "ACT": act}
+    finish = (scale, shift, view(f) if residual else None)
+    if whole is not None:
+        launch(
+            planes.layer_planes, out, whole, view(out), view(h), view(f), view(carrier), weight, bias,
+            *finish, problem.numbers, steps, *problem.sizes, **problem.settings, **network,
+            LEARNED=weight.shape[0] == 4, START_FROM_H=start_from_h, SOURCE=source,
+        )  # fmt: skip
+        return out
+    u, v, Dx, Dy = _fields(problem, h, carrier, weight, bias, network)
+    driven = (view(f) if source else None, u, v, Dx, Dy)
+    levels = problem.levels(h, h if start_from_h else f, driven, steps - 1, keep=False)
+    problem.step(out, levels[-1], levels[-2], driven, finish, act)
+    return out
+
+
+def _fields(
+    problem: Problem, h: Tensor, carrier: Tensor, weight: Tensor, bias: Tensor, network: dict[str, Any]
+) -> list[View]:
+    """u, v, Dx, Dy in scratch memory; Dx, Dy None where diffusion is constant."""
+    made: list[View] = []
+    for _ in range(weight.shape[0] // 2):
+        a = view(problem.scratch())
+        made += [a, a if network["PRODUCT"] else view(problem.scratch())]
+    made += [None] * (4 - len(made))
+    launch(
+        planes.fields, problem.like, pass_tile(problem.like, PASS_ELEMENTS), *made, view(h), view(carrier),
+        weight, bias, *problem.sizes[:3], T=problem.T, **network,
+    )  # fmt: skip
+    return made
