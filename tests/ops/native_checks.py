@@ -101,6 +101,60 @@ def layer_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(
             yield f"layer {shape} {pde} {dtype} {layout} case {i}: error {error:.3g}, allowed {allowed:.3g}"
 
 
+def evolve_arguments(i, shape, layout, pde):
+    """A gradient, and arguments of the operator `evolve`, in float64: options by the digits of i."""
+    g = torch.Generator().manual_seed(i)
+    C, k, count = shape[1], (3, 5, 1)[i % 3], 4 if i % 4 else 2
+
+    def normal(*size, by=1.0, shift=0.0):
+        return torch.randn(size, generator=g, dtype=torch.float64) * by + shift
+
+    h, f, grad = (LAYOUTS[layout](normal(*shape)) for _ in range(3))
+    norms = (normal(count, C, by=0.3, shift=1.0), normal(count, C, by=0.3))
+    act = (1, 1, 2, 3, 4)[i % 5]
+    options = (2.0, *operators.numbers(0.6, 1.2, pde), act, *(bool(i >> bit & 1) for bit in (1, 2, 3)))
+    return grad, (h, None if i % 2 else f, normal(count, C, k, k, by=0.3), *norms, *options)
+
+
+def in_dtype(arguments, dtype):
+    """The operator's arguments with maps in `dtype`, and weights in the dtype that it computes in."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    maps = (None if a is None else a.to(dtype) for a in arguments[:2])
+    return (*maps, *(a.to(wide) if isinstance(a, torch.Tensor) else a for a in arguments[2:]))
+
+
+def evolve_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
+    """What is wrong with the evolution in training and its gradients, set against plain PyTorch."""
+    names = ("H", "mean", "var", "g_h", "g_f", "g_weight", "g_gamma", "g_beta")
+    cases = list(enumerate(itertools.product(shapes, pdes, dtypes, layouts)))
+    # every seventh: plain PyTorch compiles its convolutions anew for every shape, which takes the time
+    for i, (shape, pde, dtype, layout) in cases[::7]:
+        if shape[0] * shape[2] * shape[3] < 2:
+            continue
+        grad, exact_arguments = evolve_arguments(i, shape, layout, pde)
+        exact = operators.evolve_by_eager(*exact_arguments)
+        exact += operators.evolve_backward_by_eager(
+            grad, *exact_arguments[:5], *exact[1:], *exact_arguments[5:]
+        )
+        given = in_dtype(exact_arguments, dtype)
+        results = []
+        for forward, backward in (
+            (torch.ops.globalcnn.evolve, torch.ops.globalcnn.evolve_backward),
+            (operators.evolve_by_eager, operators.evolve_backward_by_eager),
+        ):
+            out = tuple(forward(*given))
+            results.append(out + tuple(backward(grad.to(dtype), *given[:5], *out[1:], *given[5:])))
+        for name, found, plain, right in zip(names, *results, exact, strict=True):
+            if found.dtype != plain.dtype or found.shape != plain.shape or found.stride() != plain.stride():
+                yield f"evolve {shape} {pde} {dtype} {layout} case {i}: {name} shape, dtype or strides"
+            elif found.numel():
+                error, by_plain = ((x.double() - right).abs().max().item() for x in (found, plain))
+                unit = torch.finfo(found.dtype if name in ("H", "g_h", "g_f") else dtype).eps
+                if not error <= max(4 * by_plain, 64 * unit * (1 + right.abs().max().item())):
+                    where = f"{shape} {pde} {dtype} {layout} case {i}"
+                    yield f"evolve {where}: {name} {error:.3g} ({by_plain:.3g})"
+
+
 def findings(few=False):
     """All findings; few: over few cases."""
     reduced = (
@@ -110,6 +164,7 @@ def findings(few=False):
     )
     yield from solve_findings(**reduced)
     yield from layer_findings(**reduced)
+    yield from evolve_findings(**reduced)
 
 
 def undetected_faults(library, count):

@@ -27,7 +27,8 @@ _spec = importlib.util.spec_from_file_location("native_checks", HERE / "native_c
 checks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(checks)
 
-FAULTS = 15
+FAULTS = 20
+OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
 def run_checks(*words, **environment):
@@ -121,6 +122,31 @@ def test_opcheck_of_the_layer(layout):
     torch.library.opcheck(torch.ops.globalcnn.layer, given_)
 
 
+@pytest.mark.parametrize("layout", sorted(checks.LAYOUTS))
+def test_opcheck_of_the_evolution_in_training(layout):
+    grad, given_ = checks.evolve_arguments(6, (2, 3, 5, 6), layout, PDE(steps=2))
+    leaves = [a.requires_grad_() if isinstance(a, torch.Tensor) else a for a in given_]
+    torch.library.opcheck(torch.ops.globalcnn.evolve, tuple(leaves))
+    plain = [a.detach() if isinstance(a, torch.Tensor) else a for a in given_]
+    _, mean, var = torch.ops.globalcnn.evolve(*plain)
+    torch.library.opcheck(
+        torch.ops.globalcnn.evolve_backward, (grad, *plain[:5], mean, var, *plain[5:]), test_utils=OPCHECKS
+    )
+
+
+@pytest.mark.parametrize("case", [1, 2, 3])
+def test_gradcheck_of_the_evolution_in_training(case):
+    _, given_ = checks.evolve_arguments(case, (2, 2, 3, 4), "contiguous", PDE(steps=2))
+    tensors = [a.requires_grad_() for a in given_ if isinstance(a, torch.Tensor)]
+
+    def evolve(*values):
+        left = iter(values)
+        arguments_ = (next(left) if isinstance(a, torch.Tensor) else a for a in given_)
+        return torch.ops.globalcnn.evolve(*arguments_)[0]
+
+    assert torch.autograd.gradcheck(evolve, tensors)
+
+
 @pytest.mark.parametrize("boundary", list(Boundary))
 @pytest.mark.parametrize("learned", [True, False])
 def test_gradcheck(boundary, learned):
@@ -137,6 +163,7 @@ def test_second_derivatives():
 def test_threads_change_nothing():
     state, pde = arguments(shape=(3, 17, 9, 11))
     layer = checks.layer_arguments(8, (3, 17, 9, 11), torch.float32, "channels-last", PDE(steps=2))
+    grad, evolution = checks.evolve_arguments(5, (3, 17, 9, 11), "channels-last", PDE(steps=2))
     before = torch.get_num_threads()
     results = []
     try:
@@ -144,7 +171,9 @@ def test_threads_change_nothing():
             torch.set_num_threads(threads)
             out = solve(*state, pde, backend="native")
             grads = torch.autograd.grad(out.square().sum(), state)
-            results.append((out, *grads, torch.ops.globalcnn.layer(*layer)))
+            trained = torch.ops.globalcnn.evolve(*evolution)
+            back = torch.ops.globalcnn.evolve_backward(grad, *evolution[:5], *trained[1:], *evolution[5:])
+            results.append((out, *grads, torch.ops.globalcnn.layer(*layer), *trained, *back))
     finally:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):

@@ -1,4 +1,6 @@
-"""The whole Global layer as one operator, for inference: its norms folded into its convolutions."""
+"""The Global layer by fused operators: whole, for inference, its norms folded into its convolutions; and in
+training all from the state h to the evolved state H, the coefficients' norms included.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,44 @@ _ACTS: dict[type[nn.Module], str] = {
 }
 
 
+_MAX_TRAINED_KERNEL = 7
+
+
 def refuses(layer: GlobalLayer) -> str | None:
-    """Why this layer cannot be one operator, or None. Looks at settings and types, not at weights."""
-    if any(m._forward_hooks or m._forward_pre_hooks for part in _parts(layer) for m in part.modules()):
+    """Why this layer cannot be one operator at inference, or None; weights are not looked at."""
+    reason = _unusual(layer)
+    if reason is None and any(n.training or n.running_mean is None for n in _norms(layer)):
+        return "a norm is not in eval mode with running statistics"
+    return reason
+
+
+def refuses_training(layer: GlobalLayer) -> str | None:
+    """Why this layer's evolution cannot be one operator in training, or None."""
+    reason = _unusual(layer)
+    if reason is not None:
+        return reason
+    large = _convolutions(layer)[0].kernel_size[0] > _MAX_TRAINED_KERNEL
+    if isinstance(layer.act, nn.Identity) or large:
+        return f"it has no activation, or a kernel above {_MAX_TRAINED_KERNEL}"
+    if layer.velocity_from == "f" and layer.init is not None:
+        return "its velocity comes from f and its diffusion from h"
+    biased = [conv.bias is not None for conv in _convolutions(layer)]
+    norms = [c.norm for c in _coefficients(layer)]
+    usual = len(set(biased)) == 1 and all(n.training and n.affine and n.momentum is not None for n in norms)
+    if not usual or len({(n.eps, n.momentum, n.track_running_stats) for n in norms}) > 1:
+        return "its coefficient norms are not all alike, in training mode, with weights and a momentum"
+    return None
+
+
+def _unusual(layer: GlobalLayer) -> str | None:
+    if any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
+        for part in _parts(layer)
+        for m in part.modules()
+    ):
         return "a hook watches one of its parts"
     if type(layer.act) not in _ACTS or type(layer.coefficient_act) is not type(layer.act):
         return f"its activation {type(layer.act).__name__} has no fused form"
-    norms = [layer.norm]
     for c in _coefficients(layer):
         net = c.net
         if type(net) is not nn.Conv2d or net.groups != layer.channels:
@@ -40,11 +73,17 @@ def refuses(layer: GlobalLayer) -> str | None:
         usual = net.kernel_size == (k, k) and net.padding == (k // 2, k // 2) and net.padding_mode == "zeros"
         if not usual or net.stride != (1, 1) or net.dilation != (1, 1) or net.out_channels != layer.channels:
             return "its coefficient convolutions are not the usual ones"
-        norms.append(c.norm)
-    for norm in norms:
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.training:
-            return "a norm is not a BatchNorm in eval mode with running statistics"
+    if any(type(norm) is not nn.BatchNorm2d for norm in _norms(layer)):
+        return "a norm is not a BatchNorm2d"
     return None
+
+
+def _convolutions(layer: GlobalLayer) -> list[nn.Conv2d]:
+    return [c.net for c in _coefficients(layer) if isinstance(c.net, nn.Conv2d)]
+
+
+def _norms(layer: GlobalLayer) -> list[nn.BatchNorm2d]:
+    return [layer.norm, *(c.norm for c in _coefficients(layer))]
 
 
 def _parts(layer: GlobalLayer) -> list[nn.Module]:
@@ -188,3 +227,60 @@ def run_fused(layer: GlobalLayer, h: Tensor, f: Tensor) -> Tensor:
     return torch.ops.globalcnn.layer(
         h, f.to(h.dtype), *folded(layer, compute_dtype(h.dtype)), *settings_of(layer)
     )
+
+
+def may_evolve(layer: GlobalLayer, h: Tensor) -> bool:
+    """Whether the way from `h` to the evolved state may be the fused operator: training, on the CPU."""
+    if not layer.training or h.device.type != "cpu" or h.shape[0] * h.shape[2] * h.shape[3] < 2:
+        return False
+    if torch.is_autocast_enabled("cpu") is False and layer.velocity_x.norm.weight.dtype != h.dtype:
+        return False
+    return automatic(h, layer.pde).run is not eager_solve and refuses_training(layer) is None
+
+
+def evolve(layer: GlobalLayer, h: Tensor, f: Tensor) -> Tensor:
+    """The evolved state H of a layer in training, by one operator; `may_evolve` has said that it may.
+
+    Updates the running statistics of the coefficient norms as they would do it themselves.
+    """
+    parts = _coefficients(layer)
+    wide = compute_dtype(h.dtype)
+    weight = torch.stack([conv.weight.squeeze(1) for conv in _convolutions(layer)]).to(wide)
+    gamma = torch.stack([c.norm.weight for c in parts]).to(wide)
+    beta = torch.stack([c.norm.bias for c in parts]).to(wide)
+    biases = [conv.bias for conv in _convolutions(layer) if conv.bias is not None]
+    if biases:  # the norm takes a bias away again: its gradient is zero, and not none
+        beta = beta + 0 * torch.stack(biases).to(wide)
+    shared = settings_of(layer)
+    numbers, act = shared[:7], shared[7]
+    H, mean, var = torch.ops.globalcnn.evolve(
+        h,
+        None if f is h else f.to(h.dtype),
+        weight,
+        gamma,
+        beta,
+        parts[0].norm.eps,
+        *numbers,
+        act,
+        layer.shared_product,
+        layer.start_from == "h",
+        layer.source,
+    )
+    _update_statistics(parts, mean, var, h.shape[0] * h.shape[2] * h.shape[3])
+    return H
+
+
+@torch.no_grad()
+def _update_statistics(parts: list[Coefficient], mean: Tensor, var: Tensor, count: int) -> None:
+    unbiased = var * (count / (count - 1))
+    for i, c in enumerate(parts):
+        norm, bias = c.norm, c.net.bias
+        if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+            continue
+        momentum = norm.momentum
+        assert momentum is not None
+        seen = mean[i] if bias is None else mean[i] + bias  # type: ignore[operator]
+        norm.running_mean.lerp_(seen.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(unbiased[i].to(norm.running_var.dtype), momentum)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)

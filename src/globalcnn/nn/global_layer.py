@@ -15,7 +15,7 @@ from ..errors import UserError, UserTypeError
 from ..ops import PDE, solve
 from ..ops.schemes import Field
 from .coefficients import Coefficient, NetFactory, check_kernel_size, find_network
-from .fused import may_fuse, run_fused
+from .fused import evolve, may_evolve, may_fuse, run_fused
 
 
 @dataclass(frozen=True)
@@ -221,11 +221,14 @@ class GlobalLayer(nn.Module):
         before: a second input for an init block of two inputs, which is called as `init(before, f)` (as
         DARTS cells are).
 
-        In eval mode without gradients the layer is one fused operator where a fast backend can run it.
+        Where a fast backend can run it, the layer is one fused operator in eval mode without gradients; in
+        training, on the CPU, so is all of it up to the output norm.
         """
         h, f = self._start(f, before)
         if may_fuse(self, h):
             return run_fused(self, h, f)
+        if may_evolve(self, h):
+            return self._finish(evolve(self, h, f), f)
         return self._finish(self._solve(h, f, self.fields(h, f), self.pde), f)
 
     @torch.no_grad()

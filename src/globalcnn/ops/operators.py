@@ -33,6 +33,16 @@ LIBRARY.define(
     "bool shared_product, bool velocity_from_f, bool start_from_h, bool source, bool residual) -> Tensor"
 )
 
+_TRAIN = f"{_PDE}, int act, bool shared_product, bool start_from_h, bool source"
+LIBRARY.define(
+    f"evolve(Tensor h, Tensor? f, Tensor weight, Tensor gamma, Tensor beta, float eps, {_TRAIN}) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "evolve_backward(Tensor grad, Tensor h, Tensor? f, Tensor weight, Tensor gamma, Tensor beta, "
+    f"Tensor mean, Tensor var, float eps, {_TRAIN}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
 Numbers = tuple[float, float, int, float, int, int, int]
 
 
@@ -138,6 +148,96 @@ def layer_by_eager(
     return torch.empty_like(h).copy_(out)
 
 
+def evolve_by_eager(
+    h: Tensor,
+    f: Tensor | None,
+    weight: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    Dx0: float,
+    Dy0: float,
+    steps: int,
+    dt: float,
+    dx: int,
+    dy: int,
+    boundary: int,
+    act: int,
+    shared_product: bool,
+    start_from_h: bool,
+    source: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`globalcnn::evolve` on any device, in plain PyTorch: (H, mean, var) of a layer in training.
+
+    h, f (None: f is h): (N, C, H, W); weight (G, C, k, k) of the convolutions; gamma, beta (G, C) of the
+    norms, whose batch statistics come back as mean and var (G, C), var biased.
+    """
+    activate = _ACTIVATE[ACTIVATIONS[act]]
+    wide = weight.dtype
+    state = h.to(wide)
+    old = state if f is None else f.to(wide)
+    k, channels = weight.shape[-1], h.shape[1]
+    normalised, means, variances = [], [], []
+    for i in range(weight.shape[0]):
+        z = torch.nn.functional.conv2d(state, weight[i].unsqueeze(1), padding=k // 2, groups=channels)
+        var, mean = torch.var_mean(z, dim=(0, 2, 3), correction=0)
+        scale = torch.rsqrt(var + eps) * gamma[i]
+        normalised.append((z - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1) + beta[i].view(1, -1, 1, 1))
+        means.append(mean)
+        variances.append(var)
+
+    def pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        if shared_product:
+            product = activate(a * activate(b))
+            return product, product
+        return activate(a), activate(b)
+
+    u, v = pair(normalised[0], normalised[1])
+    Dx, Dy = pair(normalised[2], normalised[3]) if len(normalised) == 4 else (Dx0, Dy0)
+    H = eager.solve(
+        state,
+        state if start_from_h else old,
+        old if source else None,
+        u,
+        v,
+        Dx,
+        Dy,
+        _pde(steps, dt, dx, dy, boundary),
+    )
+    return torch.empty_like(h).copy_(H), torch.stack(means), torch.stack(variances)
+
+
+def evolve_backward_by_eager(
+    grad: Tensor,
+    h: Tensor,
+    f: Tensor | None,
+    weight: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`globalcnn::evolve_backward` on any device, in plain PyTorch."""
+    with torch.enable_grad():
+        leaves = [
+            None if t is None else t.detach().to(weight.dtype).requires_grad_()
+            for t in (h, f, weight, gamma, beta)
+        ]
+        H = evolve_by_eager(*leaves, *rest)[0]  # type: ignore[arg-type]
+        wanted = [t for t in leaves if t is not None]
+        found = iter(torch.autograd.grad(H, wanted, grad.to(H.dtype), allow_unused=True))
+    gradients = []
+    for leaf, given in zip(leaves, (h, f, weight, gamma, beta), strict=True):
+        if leaf is None or given is None:
+            gradients.append(h.new_empty(0))
+            continue
+        gradient = next(found)
+        like = torch.empty_like(given)
+        gradients.append(like.zero_() if gradient is None else like.copy_(gradient))
+    return tuple(gradients)  # type: ignore[return-value]
+
+
 _ACTIVATE = {
     "identity": lambda x: x,
     "relu": torch.nn.functional.relu,
@@ -149,6 +249,8 @@ _ACTIVATE = {
 LIBRARY.impl("solve", solve_by_eager, "CompositeExplicitAutograd")
 LIBRARY.impl("solve_backward", solve_backward_by_eager, "CompositeExplicitAutograd")
 LIBRARY.impl("layer", layer_by_eager, "CompositeExplicitAutograd")
+LIBRARY.impl("evolve", evolve_by_eager, "CompositeExplicitAutograd")
+LIBRARY.impl("evolve_backward", evolve_backward_by_eager, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("globalcnn::solve", lib=LIBRARY)  # type: ignore[untyped-decorator]
@@ -174,6 +276,40 @@ def _solve_backward_fake(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     return tuple(h.new_empty(0) if t is None else torch.empty_like(h) for t in (h, h_old, f, u, v, Dx, Dy))
+
+
+@torch.library.register_fake("globalcnn::evolve", lib=LIBRARY)  # type: ignore[untyped-decorator]
+def _evolve_fake(
+    h: Tensor, f: Tensor | None, weight: Tensor, gamma: Tensor, beta: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(h), torch.empty_like(gamma), torch.empty_like(gamma)
+
+
+@torch.library.register_fake("globalcnn::evolve_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
+def _evolve_backward_fake(
+    grad: Tensor, h: Tensor, f: Tensor | None, weight: Tensor, gamma: Tensor, beta: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    g_f = h.new_empty(0) if f is None else torch.empty_like(h)
+    return torch.empty_like(h), g_f, *(torch.empty_like(t) for t in (weight, gamma, beta))
+
+
+def _evolve_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
+    ctx.save_for_backward(*inputs[:5], mean, var)
+    ctx.plain = inputs[5:]
+
+
+def _evolve_backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Any, ...]:
+    *state, mean, var = ctx.saved_tensors
+    gradients = torch.ops.globalcnn.evolve_backward(grad, *state, mean, var, *ctx.plain)
+    kept = (None if t is None else g for t, g in zip(state, gradients, strict=True))
+    return (*kept, *(None for _ in ctx.plain))
+
+
+torch.library.register_autograd(
+    "globalcnn::evolve", _evolve_backward, setup_context=_evolve_setup, lib=LIBRARY
+)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -263,6 +399,12 @@ def _multiplies(shape: Sequence[int], learned: bool, steps: int) -> int:
     return elements * DuFortFrankel().multiplies_per_element(steps, constant_diffusion=not learned)
 
 
+def _convolutions(h_shape: Sequence[int], weight_shape: Sequence[int]) -> int:
+    n, _, height, width = map(int, h_shape)
+    fields, channels, k, _ = map(int, weight_shape)
+    return n * fields * channels * k * k * height * width
+
+
 # A FLOP counter counts two for a multiply-add; the solve written out is about one addition per multiply
 @register_flop_formula(torch.ops.globalcnn.solve)
 def _solve_flops(
@@ -319,7 +461,45 @@ def _layer_flops(
     out_shape: Any = None,
     **kwargs: Any,
 ) -> int:
-    n, _, height, width = map(int, h_shape)
-    fields, channels, k, _ = map(int, weight_shape)
-    convolutions = n * fields * channels * k * k * height * width
-    return 2 * (convolutions + _multiplies(h_shape, fields == 4, steps))
+    return 2 * (_convolutions(h_shape, weight_shape) + _multiplies(h_shape, int(weight_shape[0]) == 4, steps))
+
+
+@register_flop_formula(torch.ops.globalcnn.evolve)
+def _evolve_flops(
+    h_shape: Any,
+    f_shape: Any,
+    weight_shape: Any,
+    gamma_shape: Any,
+    beta_shape: Any,
+    eps: float,
+    Dx0: float,
+    Dy0: float,
+    steps: int,
+    *rest: Any,
+    out_shape: Any = None,
+    **kwargs: Any,
+) -> int:
+    return _layer_flops(h_shape, h_shape, weight_shape, beta_shape, gamma_shape, beta_shape, Dx0, Dy0, steps)
+
+
+@register_flop_formula(torch.ops.globalcnn.evolve_backward)
+def _evolve_backward_flops(
+    grad_shape: Any,
+    h_shape: Any,
+    f_shape: Any,
+    weight_shape: Any,
+    gamma_shape: Any,
+    beta_shape: Any,
+    mean_shape: Any,
+    var_shape: Any,
+    eps: float,
+    Dx0: float,
+    Dy0: float,
+    steps: int,
+    *rest: Any,
+    out_shape: Any = None,
+    **kwargs: Any,
+) -> int:
+    # gradients to the input and to the weights: two convolutions for one; the solve as in its own backward
+    solve = 3 * 2 * _multiplies(h_shape, int(weight_shape[0]) == 4, steps)
+    return 2 * 2 * _convolutions(h_shape, weight_shape) + solve

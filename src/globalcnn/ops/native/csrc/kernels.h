@@ -62,6 +62,28 @@ struct LayerArgs {
   bool shared_product, velocity_from_f, start_from_h, source, residual;
 };
 
+constexpr int64_t MAX_KERNEL = 7;  // side of the coefficients' convolutions in training
+
+// The evolution in training, h to H (f null: f is h): coefficients by convolution, batch norm, activation. The
+// forward writes mean and var (G, C); the backward reads them. g_weight, g_gamma, g_beta as weight, gamma, beta.
+struct TrainArgs {
+  Shape shape;
+  Pde pde;
+  View h, f, out, grad, g_h, g_f;
+  const void *weight, *gamma, *beta;  // (G, C, k, k), (G, C), (G, C)
+  void *mean, *var, *g_weight, *g_gamma, *g_beta;
+  double eps;
+  int64_t fields, kernel;
+  Act act;
+  bool shared_product, start_from_h, source;
+};
+
+struct CopyArgs {
+  Shape shape;
+  Pde pde;
+  View from, to;
+};
+
 // One unit of work is `block` channels of one image, all rows and columns. Each function does the units
 // [begin, end) with `scratch`, of as many bytes as the function of the same name + _scratch says.
 struct Kernels {
@@ -72,6 +94,14 @@ struct Kernels {
   void (*backward)(const BackwardArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
   int64_t (*layer_scratch)(const LayerArgs&, int64_t block);
   void (*layer)(const LayerArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
+  // from one order in memory to another
+  int64_t (*copy_scratch)(const CopyArgs&, int64_t block);
+  void (*copy)(const CopyArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
+  // here a unit is one channel of all images
+  int64_t (*train_scratch)(const TrainArgs&, int64_t block);
+  void (*train)(const TrainArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
+  int64_t (*train_backward_scratch)(const TrainArgs&, int64_t block);
+  void (*train_backward)(const TrainArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
 };
 
 const Kernels* kernels_plain();

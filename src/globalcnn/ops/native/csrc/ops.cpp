@@ -135,17 +135,115 @@ Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_ol
   return g;
 }
 
-Tensor layer(const Tensor& h, const Tensor& f, const Tensor& weight, const Tensor& bias, const Tensor& scale,
-             const Tensor& shift, double Dx0, double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy,
+// Weights are read by address: `.to(memory_format=...)` may have changed their order.
+Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+Tensor layer(const Tensor& h, const Tensor& f, const Tensor& weight_given, const Tensor& bias_given,
+             const Tensor& scale_given, const Tensor& shift_given, double Dx0, double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy,
              int64_t boundary, int64_t act, bool shared_product, bool velocity_from_f, bool start_from_h,
              bool source, bool residual) {
   Tensor out = torch::stable::empty_like(h);
+  const Tensor weight = packed(weight_given), bias = packed(bias_given), scale = packed(scale_given),
+               shift = packed(shift_given);
   const LayerArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(f), view(out),
                        weight.data_ptr(), bias.data_ptr(), scale.data_ptr(), shift.data_ptr(), weight.size(0),
                        weight.size(2), static_cast<Act>(act), shared_product, velocity_from_f, start_from_h,
                        source, residual};
   run(args, view(out), 60 + 15 * steps, kernels(args.shape).layer_scratch, kernels(args.shape).layer);
   return out;
+}
+
+// A map whose channels lie side by side, channel by channel: what works on one channel of all images would read
+// a cache line for every element otherwise.
+bool interleaved(const Tensor& t) { return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1; }
+
+Tensor planar_like(const Tensor& t) {
+  return torch::stable::new_empty(t, {t.size(0), t.size(1), t.size(2), t.size(3)});
+}
+
+void copy_planes(const Tensor& to, const Tensor& from) {
+  CopyArgs a{};
+  a.shape = shape(from);
+  a.pde.dx = a.pde.dy = 1;
+  a.from = view(from), a.to = view(to);
+  run(a, interleaved(from) ? a.from : a.to, 4, kernels(a.shape).copy_scratch, kernels(a.shape).copy);
+}
+
+Tensor planar(const Tensor& t) {
+  if (!interleaved(t)) return t;
+  Tensor to = planar_like(t);
+  copy_planes(to, t);
+  return to;
+}
+
+std::optional<Tensor> planar(const std::optional<Tensor>& t) {
+  return t ? std::optional<Tensor>(planar(*t)) : std::nullopt;
+}
+
+template <class Work>
+void over_channels(const TrainArgs& args, int64_t (*bytes)(const TrainArgs&, int64_t), const Work& work) {
+  const Shape& s = args.shape;
+  if (s.N * s.C * s.H * s.W == 0) return;
+  const int64_t need = bytes(args, 1);
+  torch::stable::parallel_for(0, s.C, 1, [&](int64_t begin, int64_t end) {
+    work(args, 1, begin, end, scratch(need));
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> evolve(const Tensor& h_given, const std::optional<Tensor>& f_given,
+                                          const Tensor& weight_given, const Tensor& gamma_given,
+                                          const Tensor& beta_given, double eps, double Dx0,
+                                          double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy,
+                                          int64_t boundary, int64_t act, bool shared_product, bool start_from_h,
+                                          bool source) {
+  const Tensor weight = packed(weight_given), gamma = packed(gamma_given), beta = packed(beta_given);
+  const Tensor h = planar(h_given);
+  const std::optional<Tensor> f = planar(f_given);
+  Tensor result = torch::stable::empty_like(h_given);
+  Tensor out = interleaved(result) ? planar_like(result) : result, mean = torch::stable::empty_like(gamma),
+         var = torch::stable::empty_like(gamma);
+  TrainArgs a{};
+  a.shape = shape(h);
+  a.pde = pde(Dx0, Dy0, steps, dt, dx, dy, boundary);
+  a.h = view(h), a.f = view(f), a.out = view(out);
+  a.weight = weight.data_ptr(), a.gamma = gamma.data_ptr(), a.beta = beta.data_ptr();
+  a.mean = mean.data_ptr(), a.var = var.data_ptr();
+  a.eps = eps, a.fields = weight.size(0), a.kernel = weight.size(2), a.act = static_cast<Act>(act);
+  a.shared_product = shared_product, a.start_from_h = start_from_h, a.source = source;
+  over_channels(a, kernels(a.shape).train_scratch, kernels(a.shape).train);
+  if (interleaved(result)) copy_planes(result, out);
+  return {result, mean, var};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> evolve_backward(
+    const Tensor& grad_given, const Tensor& h_given, const std::optional<Tensor>& f_given, const Tensor& weight_given,
+    const Tensor& gamma_given, const Tensor& beta_given, const Tensor& mean_given, const Tensor& var_given, double eps, double Dx0, double Dy0, int64_t steps,
+    double dt, int64_t dx, int64_t dy, int64_t boundary, int64_t act, bool shared_product, bool start_from_h,
+    bool source) {
+  const Tensor weight = packed(weight_given), gamma = packed(gamma_given), beta = packed(beta_given),
+               mean = packed(mean_given), var = packed(var_given);
+  const Tensor grad = planar(grad_given), h = planar(h_given);
+  const std::optional<Tensor> f = planar(f_given);
+  Tensor result_h = torch::stable::empty_like(h_given);
+  Tensor result_f = f ? torch::stable::empty_like(h_given) : torch::stable::new_empty(h_given, {0});
+  const bool turned = interleaved(result_h);
+  Tensor g_h = turned ? planar_like(result_h) : result_h, g_weight = torch::stable::empty_like(weight),
+         g_gamma = torch::stable::empty_like(gamma), g_beta = torch::stable::empty_like(beta);
+  Tensor g_f = f && turned ? planar_like(result_f) : result_f;
+  TrainArgs a{};
+  a.shape = shape(h);
+  a.pde = pde(Dx0, Dy0, steps, dt, dx, dy, boundary);
+  a.h = view(h), a.f = view(f), a.grad = view(grad), a.g_h = view(g_h);
+  if (f) a.g_f = view(g_f);
+  a.weight = weight.data_ptr(), a.gamma = gamma.data_ptr(), a.beta = beta.data_ptr();
+  a.mean = mean.data_ptr(), a.var = var.data_ptr();
+  a.g_weight = g_weight.data_ptr(), a.g_gamma = g_gamma.data_ptr(), a.g_beta = g_beta.data_ptr();
+  a.eps = eps, a.fields = weight.size(0), a.kernel = weight.size(2), a.act = static_cast<Act>(act);
+  a.shared_product = shared_product, a.start_from_h = start_from_h, a.source = source;
+  over_channels(a, kernels(a.shape).train_backward_scratch, kernels(a.shape).train_backward);
+  if (turned) copy_planes(result_h, g_h);
+  if (turned && f) copy_planes(result_f, g_f);
+  return {result_h, result_f, g_weight, g_gamma, g_beta};
 }
 
 }  // namespace
@@ -155,6 +253,8 @@ STABLE_TORCH_LIBRARY_IMPL(globalcnn, CPU, m) {
   m.impl("solve", TORCH_BOX(&globalcnn::solve));
   m.impl("solve_backward", TORCH_BOX(&globalcnn::solve_backward));
   m.impl("layer", TORCH_BOX(&globalcnn::layer));
+  m.impl("evolve", TORCH_BOX(&globalcnn::evolve));
+  m.impl("evolve_backward", TORCH_BOX(&globalcnn::evolve_backward));
 }
 
 #ifdef GLOBALCNN_FAULTS
