@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from .console import milliseconds, say, table
 from .options import new_folder
 
 JSON = "bench.json"
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 WORDS = tuple(TABLES)
 
 
@@ -70,6 +72,20 @@ def run(args: Args) -> None:
         torch.set_num_threads(threads)
 
 
+def keep_memory() -> str:
+    """Have the C library keep freed memory for the next call, where it is glibc; says what was done.
+
+    Fresh pages of a large tensor cost more than the arithmetic on it, at every call.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        most = 1 << 30
+        done = libc.mallopt(_MMAP_THRESHOLD, most) and libc.mallopt(_TRIM_THRESHOLD, 2 * most - 1)
+    except (OSError, AttributeError):
+        done = False
+    return "warm: freed memory is kept (mallopt)" if done else "as the system has it"
+
+
 def _measure(words: tuple[str, ...], settings: Settings, folder: Path) -> None:
     load = _load()
     loaded = load is not None and load[0] > max(0.5, 0.1 * (os.cpu_count() or 1))
@@ -81,6 +97,7 @@ def _measure(words: tuple[str, ...], settings: Settings, folder: Path) -> None:
         "load_before": load,
         "loaded": loaded,
         "native": BACKENDS["native"].unavailable() or native.instruction_set(),
+        "allocator": keep_memory(),
         "environment": environment(),
         "tables": {},
     }

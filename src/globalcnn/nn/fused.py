@@ -4,6 +4,7 @@ training all from the state h to the evolved state H, the coefficients' norms in
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -28,21 +29,24 @@ _ACTS: dict[type[nn.Module], str] = {
 
 
 _MAX_TRAINED_KERNEL = 7
+_WATCHED = "a hook watches one of its parts"
 
 
 def refuses(layer: GlobalLayer) -> str | None:
     """Why this layer cannot be one operator at inference, or None; weights are not looked at."""
-    reason = _unusual(layer)
-    if reason is None and any(n.training or n.running_mean is None for n in _norms(layer)):
+    known = _known(layer)
+    if known.reason is None and known.watched():
+        return _WATCHED
+    if known.reason is None and any(n.training or n.running_mean is None for n in known.norms):
         return "a norm is not in eval mode with running statistics"
-    return reason
+    return known.reason
 
 
 def refuses_training(layer: GlobalLayer) -> str | None:
     """Why this layer's evolution cannot be one operator in training, or None."""
-    reason = _unusual(layer)
-    if reason is not None:
-        return reason
+    known = _known(layer)
+    if known.reason is not None or known.watched():
+        return known.reason or _WATCHED
     large = _convolutions(layer)[0].kernel_size[0] > _MAX_TRAINED_KERNEL
     if isinstance(layer.act, nn.Identity) or large:
         return f"it has no activation, or a kernel above {_MAX_TRAINED_KERNEL}"
@@ -57,12 +61,6 @@ def refuses_training(layer: GlobalLayer) -> str | None:
 
 
 def _unusual(layer: GlobalLayer) -> str | None:
-    if any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
-        for part in _parts(layer)
-        for m in part.modules()
-    ):
-        return "a hook watches one of its parts"
     if type(layer.act) not in _ACTS or type(layer.coefficient_act) is not type(layer.act):
         return f"its activation {type(layer.act).__name__} has no fused form"
     for c in _coefficients(layer):
@@ -118,28 +116,66 @@ def fold(layer: GlobalLayer, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor,
 
 
 _Folded = tuple[Tensor, Tensor, Tensor, Tensor]
-# what was folded, with the state of the weights that it was folded from; kept beside the layers, not in them
-_KEPT: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], _Folded]] = WeakKeyDictionary()
+
+
+class _Known:
+    """What is known of a layer as long as its parts stay the same objects: looked up, it costs microseconds.
+
+    reason: why its parts have no fused form, or None; folded: what was folded last, and from which state.
+    """
+
+    def __init__(self, layer: GlobalLayer) -> None:
+        self.reason = _unusual(layer)
+        parts = _parts(layer)
+        self.coefficients = _coefficients(layer)
+        self.children = self._children(layer)
+        self.modules = tuple(m for part in parts for m in part.modules())
+        self.norms = _norms(layer)
+        held = [m for m in self.modules if m._parameters or m._buffers]
+        self.tensors = [tensors for m in held for tensors in (m._parameters, m._buffers)]
+        self.state: tuple[object, ...] = ()
+        self.folded: _Folded | None = None
+
+    def _children(self, layer: GlobalLayer) -> list[nn.Module | None]:
+        inner = (m for c in self.coefficients for m in c._modules.values())
+        return [*layer._modules.values(), *inner]
+
+    def holds(self, layer: GlobalLayer) -> bool:
+        """Whether the layer still has the same parts."""
+        now = self._children(layer)
+        return len(now) == len(self.children) and all(map(operator.is_, now, self.children))
+
+    def watched(self) -> bool:
+        """Whether a hook waits for one of the parts to be called."""
+        return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules)
+
+
+# beside the layers, not in them: a copy or a saved layer does not carry it along
+_KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+
+
+def _known(layer: GlobalLayer) -> _Known:
+    if torch.compiler.is_compiling():
+        return _Known(layer)
+    known = _KNOWN.get(layer)
+    if known is None or not known.holds(layer):
+        known = _KNOWN[layer] = _Known(layer)
+    return known
 
 
 def folded(layer: GlobalLayer, wide: torch.dtype) -> _Folded:
     """`fold(layer, wide)`, computed again only when a weight or a statistic has changed."""
     if torch.compiler.is_compiling():
         return fold(layer, wide)
-    parts = [layer.norm, *_coefficients(layer)]
-    tensors = [
-        t for part in parts for m in part.modules() for t in (*m._parameters.values(), *m._buffers.values())
-    ]
-    if any(t is not None and t.is_inference() for t in tensors):  # these do not tell when they change
+    known = _known(layer)
+    tensors = [t for held in known.tensors for t in held.values() if t is not None]
+    if any(t.is_inference() for t in tensors):  # these do not tell when they change
         return fold(layer, wide)
-    key = (wide, *(None if t is None else (t.data_ptr(), t._version, t.device) for t in tensors))
-    kept = _KEPT.get(layer)
-    if kept is not None and kept[0] == key:
-        return kept[1]
-    with torch.inference_mode(False), torch.no_grad():
-        result = fold(layer, wide)
-    _KEPT[layer] = (key, result)
-    return result
+    state = (wide, *((t.data_ptr(), t._version) for t in tensors))
+    if known.folded is None or known.state != state:
+        with torch.inference_mode(False), torch.no_grad():
+            known.folded, known.state = fold(layer, wide), state
+    return known.folded
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
