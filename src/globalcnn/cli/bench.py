@@ -97,6 +97,7 @@ def _measure(words: tuple[str, ...], settings: Settings, folder: Path) -> None:
         "load_before": load,
         "loaded": loaded,
         "native": BACKENDS["native"].unavailable() or native.instruction_set(),
+        "seed": 0,  # of the untrained weights and the images
         "allocator": keep_memory(),
         "environment": environment(),
         "tables": {},
