@@ -17,6 +17,7 @@ from torch import nn
 
 from globalcnn import create_model, list_models
 from globalcnn.models import model_info
+from globalcnn.nn.coefficients import Coefficient
 from globalcnn.nn.equilibrium import Equilibrium, Solve
 
 CLASSES = 4
@@ -83,7 +84,8 @@ def pictures(channels: int, way: Way) -> tuple[torch.Tensor, torch.Tensor]:
 @dataclass(frozen=True)
 class Learned:
     """losses of the steps; classifier_alone: last loss of the classifier by itself; untouched: parameters
-    that never got a gradient other than zero."""
+    that never got a gradient other than zero, but for the biases that a norm cancels (zero, or rounding):
+    they need one, of any value."""
 
     losses: list[float]
     classifier_alone: float
@@ -103,6 +105,7 @@ def learn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, way: Way) -> Learn
     model.train()
     alone = classifier_alone(model, x, y, way)
     optimizer = torch.optim.Adam(model.parameters(), lr=way.lr)
+    cancelled = cancelled_biases(model)
     losses, touched = [], set()
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -110,8 +113,18 @@ def learn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, way: Way) -> Learn
         whole.backward()
         optimizer.step()
         losses.append(loss.item())
-        touched |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        graded = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        touched |= {n for n, grad in graded.items() if n in cancelled or grad.abs().max() > 0}
     return Learned(losses, alone, [n for n, _ in model.named_parameters() if n not in touched])
+
+
+def cancelled_biases(model: nn.Module) -> set[str]:
+    """Biases of the coefficient convolutions: a batch norm follows, so the loss does not depend on them."""
+    return {
+        f"{name}.net.bias"
+        for name, module in model.named_modules()
+        if isinstance(module, Coefficient) and isinstance(module.net, nn.Conv2d)
+    }
 
 
 def losses_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
