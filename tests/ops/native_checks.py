@@ -14,7 +14,7 @@ import sys
 import torch
 
 from globalcnn import PDE
-from globalcnn.ops import operators
+from globalcnn.ops import by_eager, operators
 from globalcnn.ops.judge import judge
 
 SHAPES = [(2, 3, 5, 7), (1, 1, 1, 1), (2, 17, 8, 8), (3, 16, 4, 33), (1, 2, 1, 9), (2, 1, 9, 1), (0, 3, 4, 5)]
@@ -78,7 +78,7 @@ def layer_arguments(i, shape, dtype, layout, pde):
 def in_float64(arguments):
     """The operator `layer` in plain PyTorch and float64."""
     wide = (a.double() if isinstance(a, torch.Tensor) else a for a in arguments)
-    return operators.layer_by_eager(*wide)
+    return by_eager.layer_by_eager(*wide)
 
 
 # without the 20 steps: a ReLU's diffusion of exactly 0 makes them unstable, and rounding grows with the rest
@@ -89,7 +89,7 @@ def layer_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(
     """What is wrong with the whole layer: its error against float64, set against that of plain PyTorch."""
     for i, (shape, pde, dtype, layout) in enumerate(itertools.product(shapes, pdes, dtypes, layouts)):
         arguments = layer_arguments(i, shape, dtype, layout, pde)
-        found, plain = torch.ops.globalcnn.layer(*arguments), operators.layer_by_eager(*arguments)
+        found, plain = torch.ops.globalcnn.layer(*arguments), by_eager.layer_by_eager(*arguments)
         exact = in_float64(arguments)
         if found.shape != exact.shape or found.dtype != dtype or found.stride() != plain.stride():
             yield f"layer {shape} {pde} {dtype} {layout} case {i}: shape, dtype or strides"
@@ -132,15 +132,15 @@ def evolve_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple
         if shape[0] * shape[2] * shape[3] < 2:
             continue
         grad, exact_arguments = evolve_arguments(i, shape, layout, pde)
-        exact = operators.evolve_by_eager(*exact_arguments)
-        exact += operators.evolve_backward_by_eager(
+        exact = by_eager.evolve_by_eager(*exact_arguments)
+        exact += by_eager.evolve_backward_by_eager(
             grad, *exact_arguments[:5], *exact[1:], *exact_arguments[5:]
         )
         given = in_dtype(exact_arguments, dtype)
         results = []
         for forward, backward in (
             (torch.ops.globalcnn.evolve, torch.ops.globalcnn.evolve_backward),
-            (operators.evolve_by_eager, operators.evolve_backward_by_eager),
+            (by_eager.evolve_by_eager, by_eager.evolve_backward_by_eager),
         ):
             out = tuple(forward(*given))
             results.append(out + tuple(backward(grad.to(dtype), *given[:5], *out[1:], *given[5:])))

@@ -14,12 +14,13 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from globalcnn.ops import operators
+from globalcnn.ops import BACKENDS, by_eager, operators
 from globalcnn.ops import triton as backend
 from globalcnn.ops.judge import judge
 from globalcnn.ops.pde import PDE, Boundary
@@ -30,7 +31,7 @@ from globalcnn.ops.triton import launch, passes, planes, run
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(2, 2, 5, 4), (1, 2, 6, 5), (1, 1, 1, 1), (1, 3, 1, 9), (2, 1, 7, 1), (1, 3, 3, 6)]
-ACTIVATION_NUMBERS = range(len(operators.ACTIVATIONS))
+ACTIVATION_NUMBERS = range(len(by_eager.ACTIVATIONS))
 SPACINGS = [(1, 1), (1, 2), (3, 1), (4, 5), (9, 12), (2, 23)]
 
 
@@ -103,7 +104,7 @@ def layer_arguments(shape, dtype, pick, *, boundary, act, steps=1, product=None)
     flags = [pick.random() < 0.5 for _ in range(5)]
     if product is not None:
         flags[0] = product
-    numbers = (*diffusion, steps, 0.2, *spacing, operators.BOUNDARIES.index(boundary))
+    numbers = (*diffusion, steps, 0.2, *spacing, by_eager.BOUNDARIES.index(boundary))
     return (h, f, weight, bias, scale, shift, *numbers, act, *flags)
 
 
@@ -201,9 +202,15 @@ def test_other_dtypes_go_to_eager(fields_of, monkeypatch):
     assert not judge(solver(run), c, PDE(steps=2)).failed
 
 
+def test_the_table_of_backends_has_the_dtypes_that_are_computed():
+    for dtype in (*launch.COMPUTE, torch.float8_e4m3fn):
+        h = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+        assert (BACKENDS["triton"].refuses(h, PDE()) is None) == (dtype in launch.COMPUTE)
+
+
 def layer_error(arguments):
     """The largest deviation from plain PyTorch, in units in the last place of the largest value."""
-    exact = operators.layer_by_eager(*(a.double() if torch.is_tensor(a) else a for a in arguments))
+    exact = by_eager.layer_by_eager(*(a.double() if torch.is_tensor(a) else a for a in arguments))
     out = backend.layer(*arguments)
     assert out.dtype == arguments[0].dtype
     assert out.stride() == torch.empty_like(arguments[0]).stride()
@@ -243,7 +250,7 @@ FAULTS = {
         ("total -= two_E *", "total += two_E *"),
         ("total += (2 * Bx - Ax) * x_minus", "total += (2 * Bx + Ax) * x_minus"),
         ("total += (2 * By + Ay) * y_plus", "total += (2 * By + Ay) * y_minus"),
-        ("total = left * at(h_old", "total = left * at(h"),
+        ("\n    old = at(h_old", "\n    old = at(h"),
         ("(2 * B - A) * m, (2 * B + A) * m, m", "(2 * B + A) * m, (2 * B - A) * m, m"),
         ("e_minus - e_plus if", "e_plus - e_minus if"),
         ("to_h += minus + plus", "to_h += minus"),

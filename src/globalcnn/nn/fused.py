@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..ops import operators
+from ..ops import by_eager, operators
 from ..ops.backends import automatic, load_for
 from ..ops.eager import solve as eager_solve
 from .coefficients import Coefficient
@@ -249,7 +249,7 @@ def settings_of(layer: GlobalLayer) -> tuple[object, ...]:
     Dx0, Dy0 = (0.0, 0.0) if layer.diffusivity is None else layer.diffusivity
     return (
         *operators.numbers(Dx0, Dy0, layer.pde),
-        operators.ACTIVATIONS.index(_ACTS[type(layer.act)]),
+        by_eager.ACTIVATIONS.index(_ACTS[type(layer.act)]),
         layer.shared_product,
         layer.velocity_from == "f",
         layer.start_from == "h",

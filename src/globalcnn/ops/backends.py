@@ -78,7 +78,7 @@ BACKENDS: dict[str, Backend] = {
         "fused Triton kernels for CUDA",
         operators.solve,
         _triton_unavailable,
-        _takes("cuda", (torch.float32, torch.bfloat16, torch.float16)),
+        _takes("cuda", (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
     ),
     "eager": Backend("eager", "plain PyTorch, any device", eager.solve),
     "reference": Backend(

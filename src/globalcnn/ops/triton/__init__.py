@@ -64,21 +64,21 @@ def load() -> None:
 
 
 def solve(*arguments: Any) -> Tensor:
-    """`globalcnn::solve`; arguments and result as in `operators.solve_by_eager`."""
+    """`globalcnn::solve`; arguments and result as in `by_eager.solve_by_eager`."""
     from .run import solve as run
 
     return run(*arguments)
 
 
 def solve_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    """`globalcnn::solve_backward`; arguments and result as in `operators.solve_backward_by_eager`."""
+    """`globalcnn::solve_backward`; arguments and result as in `by_eager.solve_backward_by_eager`."""
     from .run import solve_backward as run
 
     return run(*arguments)
 
 
 def layer(*arguments: Any) -> Tensor:
-    """`globalcnn::layer`; arguments and result as in `operators.layer_by_eager`."""
+    """`globalcnn::layer`; arguments and result as in `by_eager.layer_by_eager`."""
     from .run import layer as run
 
     return run(*arguments)

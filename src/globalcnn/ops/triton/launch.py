@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..operators import BOUNDARIES
+from ..by_eager import BOUNDARIES
 from ..pde import Boundary
 from . import passes
 from .parts import NUMBERS
@@ -159,6 +159,20 @@ class Problem:
             passes.step, out, pass_tile(out, PASS_ELEMENTS), view(out), view(h), view(h_old), *fields,
             *finish, self.numbers, *self.sizes, **self.settings, ACT=act,
         )  # fmt: skip
+
+    def evolve(
+        self,
+        out: Tensor,
+        h: Tensor,
+        h_old: Tensor,
+        fields: tuple[View, ...],
+        steps: int,
+        finish: tuple[Any, Any, View] = (None, None, None),
+        act: int = 0,
+    ) -> None:
+        """out = the level after `steps` >= 1 steps, each a pass over memory; `finish` is done in the last."""
+        *_, older, last = self.levels(h, h_old, fields, steps - 1, keep=False)
+        self.step(out, last, older, fields, finish, act)
 
     def levels(
         self, h: Tensor, h_old: Tensor, fields: tuple[View, ...], steps: int, keep: bool

@@ -15,23 +15,58 @@ from .parts import ZERO_FLUX, at, beyond, diffusion, finish, number, odd, put, r
 
 
 @triton.jit
-def along_x(A, n, c, i, j, H, far, exists, T: constexpr, BOUNDARY: constexpr, ODD: constexpr):
-    """A at the neighbour (i + far, j)."""
-    index, inside, mirrored = beyond(i + far, H, BOUNDARY)
-    value = at(A, n, c, index, j, exists & inside, T)
+def neighbours(
+    A, n, c, i, j, H, W, reach, exists,
+    ALONG_X: constexpr, ODD: constexpr, BOUNDARY: constexpr, T: constexpr,
+):  # fmt: skip
+    """A at the neighbours before and after (i, j) along one axis."""
+    size, here = H if ALONG_X else W, i if ALONG_X else j
+    before, has_before, in_mirror_before = beyond(here - reach, size, BOUNDARY)
+    after, has_after, in_mirror_after = beyond(here + reach, size, BOUNDARY)
+    if ALONG_X:
+        minus = at(A, n, c, before, j, exists & has_before, T)
+        plus = at(A, n, c, after, j, exists & has_after, T)
+    else:
+        minus = at(A, n, c, i, before, exists & has_before, T)
+        plus = at(A, n, c, i, after, exists & has_after, T)
     if ODD:
-        value = odd(value, mirrored, BOUNDARY)
-    return value
+        minus = odd(minus, in_mirror_before, BOUNDARY)
+        plus = odd(plus, in_mirror_after, BOUNDARY)
+    return minus, plus
 
 
 @triton.jit
-def along_y(A, n, c, i, j, W, far, exists, T: constexpr, BOUNDARY: constexpr, ODD: constexpr):
-    """A at the neighbour (i, j + far)."""
-    index, inside, mirrored = beyond(j + far, W, BOUNDARY)
-    value = at(A, n, c, i, index, exists & inside, T)
-    if ODD:
-        value = odd(value, mirrored, BOUNDARY)
-    return value
+def around(
+    h, u, v, n, c, i, j, H, W, reach_x, reach_y, exists, numbers,
+    BOUNDARY: constexpr, T: constexpr, PARTS: constexpr,
+):  # fmt: skip
+    """2 E, and h at the neighbours: before and after along x, then along y."""
+    u_minus, u_plus = neighbours(u, n, c, i, j, H, W, reach_x, exists, True, True, BOUNDARY, T)
+    v_minus, v_plus = neighbours(v, n, c, i, j, H, W, reach_y, exists, False, True, BOUNDARY, T)
+    two_E = number(numbers, 0, T, PARTS) * (u_minus - u_plus)
+    two_E += number(numbers, 1, T, PARTS) * (v_minus - v_plus)
+    x_minus, x_plus = neighbours(h, n, c, i, j, H, W, reach_x, exists, True, False, BOUNDARY, T)
+    y_minus, y_plus = neighbours(h, n, c, i, j, H, W, reach_y, exists, False, False, BOUNDARY, T)
+    return two_E, x_minus, x_plus, y_minus, y_plus
+
+
+@triton.jit
+def over_R(
+    h, old, f, u, v, Bx, By, left, two_E, x_minus, x_plus, y_minus, y_plus, n, c, i, j, exists, numbers,
+    T: constexpr, PARTS: constexpr,
+):  # fmt: skip
+    """The next level divided by R; old: the values of h_old."""
+    Ax = number(numbers, 0, T, PARTS) * at(u, n, c, i, j, exists, T)
+    Ay = number(numbers, 1, T, PARTS) * at(v, n, c, i, j, exists, T)
+    total = left * old
+    total -= two_E * at(h, n, c, i, j, exists, T)
+    total += (2 * Bx - Ax) * x_minus
+    total += (2 * Bx + Ax) * x_plus
+    total += (2 * By - Ay) * y_minus
+    total += (2 * By + Ay) * y_plus
+    if f is not None:
+        total += number(numbers, 4, T, PARTS) * at(f, n, c, i, j, exists, T)
+    return total
 
 
 @triton.jit
@@ -41,27 +76,15 @@ def step(
 ):  # fmt: skip
     """out = the level after h; with `scale` what follows it in a layer, too."""
     n, c, i, j, exists = tile(C, H, W, P, S)
-    ax, ay = number(numbers, 0, T, PARTS), number(numbers, 1, T, PARTS)
     Bx, By, left, R = diffusion(Dx, Dy, n, c, i, j, exists, numbers, T, PARTS)
-    u_minus = along_x(u, n, c, i, j, H, -reach_x, exists, T, BOUNDARY, True)
-    u_plus = along_x(u, n, c, i, j, H, reach_x, exists, T, BOUNDARY, True)
-    v_minus = along_y(v, n, c, i, j, W, -reach_y, exists, T, BOUNDARY, True)
-    v_plus = along_y(v, n, c, i, j, W, reach_y, exists, T, BOUNDARY, True)
-    two_E = ax * (u_minus - u_plus) + ay * (v_minus - v_plus)
-    x_minus = along_x(h, n, c, i, j, H, -reach_x, exists, T, BOUNDARY, False)
-    x_plus = along_x(h, n, c, i, j, H, reach_x, exists, T, BOUNDARY, False)
-    y_minus = along_y(h, n, c, i, j, W, -reach_y, exists, T, BOUNDARY, False)
-    y_plus = along_y(h, n, c, i, j, W, reach_y, exists, T, BOUNDARY, False)
-    Ax = ax * at(u, n, c, i, j, exists, T)
-    Ay = ay * at(v, n, c, i, j, exists, T)
-    total = left * at(h_old, n, c, i, j, exists, T)
-    total -= two_E * at(h, n, c, i, j, exists, T)
-    total += (2 * Bx - Ax) * x_minus
-    total += (2 * Bx + Ax) * x_plus
-    total += (2 * By - Ay) * y_minus
-    total += (2 * By + Ay) * y_plus
-    if f is not None:
-        total += number(numbers, 4, T, PARTS) * at(f, n, c, i, j, exists, T)
+    two_E, x_minus, x_plus, y_minus, y_plus = around(
+        h, u, v, n, c, i, j, H, W, reach_x, reach_y, exists, numbers, BOUNDARY, T, PARTS
+    )
+    old = at(h_old, n, c, i, j, exists, T)
+    total = over_R(
+        h, old, f, u, v, Bx, By, left, two_E, x_minus, x_plus, y_minus, y_plus, n, c, i, j, exists, numbers,
+        T, PARTS,
+    )  # fmt: skip
     level = finish(R * total, scale, shift, residual, n, c, i, j, exists, C, T, ACT)
     put(out, n, c, i, j, exists, level)
 
@@ -93,26 +116,18 @@ def collected(
     to_h = tl.zeros([1, 1], T)
     to_velocity = tl.zeros([1, 1], T)
     for mirror in tl.static_range(2 if BOUNDARY == ZERO_FLUX else 1):
-        if ALONG_X:
-            here = 2 * H - 1 - i if mirror == 1 else i
-            at_minus, has_minus = readers(here + reach, H, BOUNDARY)
-            at_plus, has_plus = readers(here - reach, H, BOUNDARY)
-            minus, _, e_minus = handed_over(
-                grad, h, u, v, Dx, Dy, n, c, at_minus, j, exists & has_minus, numbers, True, T, PARTS
-            )
-            _, plus, e_plus = handed_over(
-                grad, h, u, v, Dx, Dy, n, c, at_plus, j, exists & has_plus, numbers, True, T, PARTS
-            )
-        else:
-            here = 2 * W - 1 - j if mirror == 1 else j
-            at_minus, has_minus = readers(here + reach, W, BOUNDARY)
-            at_plus, has_plus = readers(here - reach, W, BOUNDARY)
-            minus, _, e_minus = handed_over(
-                grad, h, u, v, Dx, Dy, n, c, i, at_minus, exists & has_minus, numbers, False, T, PARTS
-            )
-            _, plus, e_plus = handed_over(
-                grad, h, u, v, Dx, Dy, n, c, i, at_plus, exists & has_plus, numbers, False, T, PARTS
-            )
+        size, place = H if ALONG_X else W, i if ALONG_X else j
+        here = 2 * size - 1 - place if mirror == 1 else place
+        at_minus, has_minus = readers(here + reach, size, BOUNDARY)
+        at_plus, has_plus = readers(here - reach, size, BOUNDARY)
+        minus, _, e_minus = handed_over(
+            grad, h, u, v, Dx, Dy, n, c, at_minus if ALONG_X else i, j if ALONG_X else at_minus,
+            exists & has_minus, numbers, ALONG_X, T, PARTS,
+        )  # fmt: skip
+        _, plus, e_plus = handed_over(
+            grad, h, u, v, Dx, Dy, n, c, at_plus if ALONG_X else i, j if ALONG_X else at_plus,
+            exists & has_plus, numbers, ALONG_X, T, PARTS,
+        )  # fmt: skip
         to_h += minus + plus
         to_velocity += e_minus - e_plus if mirror == 1 else e_plus - e_minus
     return to_h, to_velocity
@@ -143,16 +158,9 @@ def backward_step(
     ax, ay = number(numbers, 0, T, PARTS), number(numbers, 1, T, PARTS)
     Bx, By, left, R = diffusion(Dx, Dy, n, c, i, j, exists, numbers, T, PARTS)
     m = R * at(grad, n, c, i, j, exists, T)
-    u_minus = along_x(u, n, c, i, j, H, -reach_x, exists, T, BOUNDARY, True)
-    u_plus = along_x(u, n, c, i, j, H, reach_x, exists, T, BOUNDARY, True)
-    v_minus = along_y(v, n, c, i, j, W, -reach_y, exists, T, BOUNDARY, True)
-    v_plus = along_y(v, n, c, i, j, W, reach_y, exists, T, BOUNDARY, True)
-    two_E = ax * (u_minus - u_plus) + ay * (v_minus - v_plus)
-    x_minus = along_x(h, n, c, i, j, H, -reach_x, exists, T, BOUNDARY, False)
-    x_plus = along_x(h, n, c, i, j, H, reach_x, exists, T, BOUNDARY, False)
-    y_minus = along_y(h, n, c, i, j, W, -reach_y, exists, T, BOUNDARY, False)
-    y_plus = along_y(h, n, c, i, j, W, reach_y, exists, T, BOUNDARY, False)
-
+    two_E, x_minus, x_plus, y_minus, y_plus = around(
+        h, u, v, n, c, i, j, H, W, reach_x, reach_y, exists, numbers, BOUNDARY, T, PARTS
+    )
     h_x, u_E = collected(
         grad, h, u, v, Dx, Dy, n, c, i, j, exists, H, W, reach_x, numbers, True, BOUNDARY, T, PARTS
     )
@@ -171,13 +179,10 @@ def backward_step(
         add_to(so_far[0], to[0], n, c, i, j, exists, number(numbers, 4, T, PARTS) * m, T)
     if Dx is not None:
         old = at(h_old, n, c, i, j, exists, T)
-        Ax = ax * at(u, n, c, i, j, exists, T)
-        Ay = ay * at(v, n, c, i, j, exists, T)
-        new = left * old - two_E * at(h, n, c, i, j, exists, T)
-        new += (2 * Bx - Ax) * x_minus + (2 * Bx + Ax) * x_plus
-        new += (2 * By - Ay) * y_minus + (2 * By + Ay) * y_plus
-        if f is not None:
-            new += number(numbers, 4, T, PARTS) * at(f, n, c, i, j, exists, T)
+        new = over_R(
+            h, old, f, u, v, Bx, By, left, two_E, x_minus, x_plus, y_minus, y_plus,
+            n, c, i, j, exists, numbers, T, PARTS,
+        )  # fmt: skip
         # R stands before everything, so its gradient is that of the result: -2 R m new for Bx and By alike
         through = old + R * new
         of_Bx, of_By = 2 * m * (x_minus + x_plus - through), 2 * m * (y_minus + y_plus - through)

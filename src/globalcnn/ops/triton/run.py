@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators import layer_by_eager, solve_backward_by_eager, solve_by_eager
+from ..by_eager import layer_by_eager, solve_backward_by_eager, solve_by_eager
 from . import passes, planes
 from .launch import (
     BACKWARD_ELEMENTS,
@@ -22,23 +22,9 @@ from .launch import (
 )
 
 
-def solve(
-    h: Tensor,
-    h_old: Tensor,
-    f: Tensor | None,
-    u: Tensor,
-    v: Tensor,
-    Dx: Tensor | None,
-    Dy: Tensor | None,
-    Dx0: float,
-    Dy0: float,
-    steps: int,
-    dt: float,
-    dx: int,
-    dy: int,
-    boundary: int,
-) -> Tensor:
+def solve(*arguments: Any) -> Tensor:
     """`globalcnn::solve`."""
+    h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, *geometry = arguments
     out = torch.empty_like(h)
     if h.numel() == 0:
         return out
@@ -46,8 +32,8 @@ def solve(
         return out.copy_(h)
     T = COMPUTE.get(h.dtype)
     if T is None:
-        return solve_by_eager(h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary)
-    problem = Problem(out, T, Dx0, Dy0, dt, dx, dy, boundary)
+        return solve_by_eager(*arguments)
+    problem = Problem(out, T, Dx0, Dy0, *geometry)
     fields = tuple(map(view, (f, u, v, Dx, Dy)))
     whole = plane_tile(out, T) if steps > 1 else None
     if whole is not None:
@@ -56,33 +42,17 @@ def solve(
             steps, *problem.sizes, **problem.settings,
         )  # fmt: skip
         return out
-    levels = problem.levels(h, h_old, fields, steps - 1, keep=False)
-    problem.step(out, levels[-1], levels[-2], fields)
+    problem.evolve(out, h, h_old, fields, steps)
     return out
 
 
-def solve_backward(
-    grad: Tensor,
-    h: Tensor,
-    h_old: Tensor,
-    f: Tensor | None,
-    u: Tensor,
-    v: Tensor,
-    Dx: Tensor | None,
-    Dy: Tensor | None,
-    Dx0: float,
-    Dy0: float,
-    steps: int,
-    dt: float,
-    dx: int,
-    dy: int,
-    boundary: int,
-) -> tuple[Tensor, ...]:
+def solve_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """`globalcnn::solve_backward`: the levels once more, then the adjoint of each step, last first."""
+    inputs = arguments[:7]
+    h, (Dx0, Dy0, steps, *geometry) = inputs[0], arguments[7:]
     T = COMPUTE.get(h.dtype)
     if T is None:
-        return solve_backward_by_eager(grad, h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary)
-    inputs = (h, h_old, f, u, v, Dx, Dy)
+        return solve_backward_by_eager(grad, *arguments)
     gradients = tuple(h.new_empty(0) if A is None else torch.empty_like(h) for A in inputs)
     if h.numel() == 0:
         return gradients
@@ -91,7 +61,7 @@ def solve_backward(
         for gradient in gradients[1:]:
             gradient.zero_()
         return gradients
-    problem = Problem(gradients[0], T, Dx0, Dy0, dt, dx, dy, boundary)
+    problem = Problem(gradients[0], T, Dx0, Dy0, *geometry)
     _adjoint(problem, grad, inputs, gradients, steps)
     return gradients
 
@@ -128,39 +98,18 @@ def _adjoint(
         grad, later, so_far = to_h, grad, sums
 
 
-def layer(
-    h: Tensor,
-    f: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    Dx0: float,
-    Dy0: float,
-    steps: int,
-    dt: float,
-    dx: int,
-    dy: int,
-    boundary: int,
-    act: int,
-    shared_product: bool,
-    velocity_from_f: bool,
-    start_from_h: bool,
-    source: bool,
-    residual: bool,
-) -> Tensor:
+def layer(*arguments: Any) -> Tensor:
     """`globalcnn::layer`."""
+    h, f, weight, bias, scale, shift, Dx0, Dy0, steps, *geometry = arguments[:13]
+    act, shared_product, velocity_from_f, start_from_h, source, residual = arguments[13:]
     T = COMPUTE.get(weight.dtype)
     out = torch.empty_like(h)
     if h.numel() == 0:
         return out
     whole = None if T is None else plane_tile(out, T)
     if T is None or h.dtype not in COMPUTE or (whole is None and steps == 0):
-        return layer_by_eager(
-            h, f, weight, bias, scale, shift, Dx0, Dy0, steps, dt, dx, dy, boundary, act, shared_product,
-            velocity_from_f, start_from_h, source, residual,
-        )  # fmt: skip
-    problem = Problem(out, T, Dx0, Dy0, dt, dx, dy, boundary)
+        return layer_by_eager(*arguments)
+    problem = Problem(out, T, Dx0, Dy0, *geometry)
     weight, bias, scale, shift = (A.contiguous() for A in (weight, bias, scale, shift))
     carrier = f if velocity_from_f else h
     network = {"K": weight.shape[-1], "PRODUCT": shared_product, "ACT": act}
@@ -174,8 +123,7 @@ def layer(
         return out
     u, v, Dx, Dy = _fields(problem, h, carrier, weight, bias, network)
     driven = (view(f) if source else None, u, v, Dx, Dy)
-    levels = problem.levels(h, h if start_from_h else f, driven, steps - 1, keep=False)
-    problem.step(out, levels[-1], levels[-2], driven, finish, act)
+    problem.evolve(out, h, h if start_from_h else f, driven, steps, finish, act)
     return out
 
 
