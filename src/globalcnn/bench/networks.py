@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..measure import count
-from ..models import create_model, list_models, model_info
+from ..models import create_model, list_models, model_info, shown_name
 from ..nn.solving import SolveBlock
 from ..optimize import optimize_for_inference
 from ..optimize.form import by_itself
@@ -71,12 +71,20 @@ def _cells(
     cells = []
     for ours, theirs in pairs:
         for batch in batches:
-            name = f"{ours} / {theirs}, batch {batch}"
+            name = f"{shown_name(ours)} / {shown_name(theirs)}, batch {batch}"
             progress(name)
             try:
                 cells.append(_cell(name, ours, theirs, batch, image, settings))
             except Exception as error:  # a cell that fails is recorded
-                cells.append(Cell(name, Side(ours), Side(theirs), images=batch, failure=reason(error)))
+                cells.append(
+                    Cell(
+                        name,
+                        Side(shown_name(ours)),
+                        Side(shown_name(theirs)),
+                        images=batch,
+                        failure=reason(error),
+                    )
+                )
             finally:
                 torch._dynamo.reset()  # what was compiled for one cell is of no use to the next
     return tuple(cells)
@@ -98,7 +106,7 @@ def _cell(
         solves = [m.evaluations for m in model.modules() if isinstance(m, SolveBlock)]
         if solves:
             facts[f"{key}_evaluations"] = max(solves)
-        sides.append((network, inference_forms(network, model, x, settings)))
+        sides.append((shown_name(network), inference_forms(network, model, x, settings)))
     facts["input"] = list(size)
     facts["macs_ratio"] = facts["ours_macs"] / facts["theirs_macs"]
     return race(name, sides[0], sides[1], settings, images=batch, facts=facts)

@@ -34,9 +34,9 @@ class Args:
 
     Tables: layer (a Global layer against a 3x3 convolution), networks (CIFAR, inference), training (one
     step), memory (of the layer in training against K), imagenet (inference at 224), solvers (against Neural
-    ODE and MDEQ). Each side is measured in several forms, all are shown, and the best are compared. Writes
-    bench.json with versions and hardware, and a picture of each table. All tables take hours on few cores;
-    nothing else should run on the machine.
+    ODE and a reconstruction of MDEQ). Each side is measured in several forms, all are shown, and the best
+    are compared. Writes bench.json with versions and hardware, and a picture of each table. All tables take
+    hours on few cores; nothing else should run on the machine.
     """
 
     tables: tuple[str, ...] = WORDS

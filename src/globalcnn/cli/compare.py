@@ -13,7 +13,7 @@ from ..data import DataSource
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..measure import environment
-from ..models import check_model_name
+from ..models import check_model_name, shown_name
 from ..train import Recipe
 from ..train.comparison import Compared, compare, judged_by
 from ..viz import plot_comparison
@@ -68,7 +68,7 @@ def run(args: Args) -> None:
         "seeds": list(args.seeds),
     }
     prepare_out(args.out, about, resume=args.resume, overwrite=args.overwrite)
-    say(f"comparing {', '.join(args.models)} on {data!r}")
+    say(f"comparing {', '.join(map(shown_name, args.models))} on {data!r}")
     entries = compare(
         args.models,
         data,
@@ -153,7 +153,13 @@ def print_comparison(
     rows = []
     for e in entries:
         spread = "" if e.spread is None else f" ± {100 * e.spread:.2f}"
-        row = [e.model, percent(e.mean) + spread, count(e.params), count(e.macs), count(e.macs_total)]
+        row = [
+            shown_name(e.model),
+            percent(e.mean) + spread,
+            count(e.params),
+            count(e.macs),
+            count(e.macs_total),
+        ]
         row += [milliseconds(e.latencies[b].median) for b in batches]
         if pair is not None:
             each = e.confusions(*pair)

@@ -10,7 +10,14 @@ import tyro
 from torch import Tensor
 
 from ..errors import UserError
-from ..models import check_model_name, create_model, list_models, load_authors_state_dict, model_info
+from ..models import (
+    check_model_name,
+    create_model,
+    list_models,
+    load_authors_state_dict,
+    model_info,
+    shown_name,
+)
 from ..train.checkpoint import Description, load_weights, load_without_code, save_weights
 from .console import say
 
@@ -61,7 +68,7 @@ def run(args: Args) -> None:
         std=info.std,
     )
     save_weights(args.out, model.state_dict(), description)
-    say(f"wrote {args.out}: {args.model}, {len(model.state_dict())} entries")
+    say(f"wrote {args.out}: {shown_name(args.model)}, {len(model.state_dict())} entries")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from ..data import DataSource
 from ..errors import UserError
 from ..files import write_json
 from ..measure import environment
+from ..models import shown_name
 from ..train import Description, evaluate, find_weights, load_model
 from ..train.loop import make_accelerator
 from .console import percent, say, table
@@ -56,7 +57,7 @@ def run(args: Args) -> None:
     rows = [("images", result.images), ("accuracy", percent(result.accuracy)), ("loss", f"{result.loss:.4f}")]
     if result.top5 is not None:
         rows.insert(2, ("accuracy within the first five", percent(result.top5)))
-    table(f"{description.model} on {data.name}, {args.split}", ("figure", "value"), rows)
+    table(f"{shown_name(description.model)} on {data.name}, {args.split}", ("figure", "value"), rows)
     classes = [
         (name, percent(share), sum(row))
         for name, share, row in zip(data.classes, result.per_class, result.confusion, strict=True)

@@ -10,6 +10,7 @@ import tyro
 
 from ..errors import UserError, near_names
 from ..models import list_models, model_info
+from ..models.registry import RECONSTRUCTION
 from .console import say, table
 
 
@@ -63,7 +64,7 @@ def _entry(name: str) -> dict[str, Any]:
             "cannot": {}, "reconstruction": False, "about": "a model of timm",
         }  # fmt: skip
     info = model_info(name)
-    about = f"{info.about} (reconstruction)" if info.reconstruction else info.about
+    about = f"{info.about} {RECONSTRUCTION}" if info.reconstruction else info.about
     return {
         "name": name,
         "family": info.family,

@@ -95,6 +95,9 @@ class TrainingReporter:
             parts.append(f"train {percent(result.train_accuracy)}")
         if result.validation is not None:
             parts.append(f"val {percent(result.validation.accuracy)}")
+        if result.evaluations is not None:
+            backward = f" + {result.backward_evaluations:.1f}" if result.backward_evaluations else ""
+            parts.append(f"evaluations {result.evaluations:.1f}{backward}")
         parts.append(f"{result.seconds:.1f} s")
         text = "  ".join(parts)
         if self._bar is not None:

@@ -10,6 +10,7 @@ import tyro
 
 from ..errors import UserError
 from ..measure.published import TableRow, published_table
+from ..models import shown_name
 from .console import count, say, table
 
 
@@ -25,15 +26,17 @@ class Args:
 
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON: a list with one entry per row."""
-    results: Path = Path("results")
-    """Folder of results of `globalcnn train` and `compare` to take measured accuracies from, if it exists."""
+    results: Path | None = None
+    """Folder of results of `globalcnn train` and `compare` to take measured accuracies from. Default:
+    results, if it is here."""
 
 
 def run(args: Args) -> None:
     """Count, print."""
-    if args.results.exists() and not args.results.is_dir():
-        raise UserError(f"--results {str(args.results)!r} is not a folder")
-    rows = published_table(args.results if args.results.is_dir() else None)
+    if args.results is not None and not args.results.is_dir():
+        raise UserError(f"--results {str(args.results)!r} is not a folder; leave it out for counts alone")
+    folder = Path("results") if args.results is None else args.results
+    rows = published_table(folder if folder.is_dir() else None)
     if args.json:
         say(json.dumps([asdict(row) for row in rows], indent=1))
         return
@@ -51,7 +54,7 @@ def _print(rows: list[TableRow], name: str) -> None:
         p = r.published
         cells.append(
             (
-                *(r.row, r.dataset, r.model, p.get("acc", "-")),
+                *(r.row, r.dataset, shown_name(r.model), p.get("acc", "-")),
                 "-" if r.accuracy is None else f"{r.accuracy:.2f}",
                 *(count(p.get("params")), r.params, count(p.get("macs")), r.macs, r.macs_paper, r.macs_total),
             )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from ..models import check_model_name
+from ..models import check_model_name, shown_name
 from ..train import train
 from ..viz import plot_curves
 from .console import percent, say
@@ -59,8 +59,8 @@ def run(args: Args) -> None:
     settings = {k: v for k in ("num_classes", "in_chans") if (v := getattr(args, k)) is not None}
     first = int(os.environ.get("RANK", "0")) == 0
     opening = (
-        f"training {args.model} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} epochs; "
-        f"run folder {out}"
+        f"training {shown_name(args.model)} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} "
+        f"epochs; run folder {out}"
     )
     with TrainingReporter(folder=out, opening=opening) as reporter:
         result = train(
@@ -77,7 +77,7 @@ def run(args: Args) -> None:
         )
     if not first:
         return
-    plot_curves(result.epochs, out / "curves.png", title=f"{args.model} on {data.name}")
+    plot_curves(result.epochs, out / "curves.png", title=f"{shown_name(args.model)} on {data.name}")
     say(f"test accuracy after the last epoch: {percent(result.test.accuracy)}")
     if result.best_test is not None:
         say(

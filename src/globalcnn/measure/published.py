@@ -7,18 +7,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from ..models import create_model
+from ..models import create_model, is_reconstruction
 from ..models.published import PublishedRow, published_rows
 from ..nn.solving import SolveCounts, solve_counts
 from .counts import Counts, count
+from .depth import depth
 
-# how far a printed figure may be off by rounding and still be called reproduced
-ROUNDING = 0.025
+# a printed figure is called reproduced if it is as near as both of these allow
+ROUNDING = 0.025  # of it
+LAST_DIGIT = 1  # units of its last printed digit that is not 0: figures are rounded or cut off
 DATASETS = {"mnist": ("MNIST", "MNIST-10"), "cifar10": ("CIFAR-10",), "cifar100": ("CIFAR-100",)}
+
+
+class Measured(NamedTuple):
+    """A result of ours: test accuracy in %, where it comes from, and confusions of 3 and 5 if counted."""
+
+    accuracy: float
+    where: str
+    confusion_3_5: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,8 @@ class TableRow:
     params, macs (convolution and linear), macs_paper (the paper's counting), macs_total (that and the
     multiplies of the PDE solve), for one image; networks that solve count their published number of
     evaluations. published: the printed figures (acc in % top-1); accuracy: ours in %, None if there is none;
-    solve: what a network that solves costs outside the solve, per evaluation, and how many evaluations; note:
-    in words, what cannot be reproduced and by how much.
+    solve: what a network that solves costs outside the solve, per evaluation, and how many evaluations;
+    reconstruction: no public configuration exists; note: in words, what cannot be reproduced and by how much.
     """
 
     table: str
@@ -44,6 +54,7 @@ class TableRow:
     published: dict[str, float]
     accuracy: float | None
     solve: dict[str, int] | None
+    reconstruction: bool
     note: str
 
 
@@ -53,14 +64,15 @@ def published_table(results: Path | None = None) -> list[TableRow]:
     return [_row(row, measured.get((row.model, row.dataset))) for row in published_rows()]
 
 
-def _row(row: PublishedRow, measured: tuple[float, str] | None) -> TableRow:
+def _row(row: PublishedRow, measured: Measured | None) -> TableRow:
     counts, solve = _counted(row.model, row.num_classes, row.input)
     macs = counts.macs if solve is None else solve.macs()
     macs_paper = counts.macs_paper if solve is None else solve.macs_paper()
     notes = [row.note] if row.note else []
-    notes += _deviations(row, counts.params, macs_paper)
+    notes += _deviations(row, counts.params, macs, macs_paper)
+    notes += _other_figures(row)
     if measured is not None:
-        notes.append(measured[1])
+        notes += _beside_ours(row, measured)
     return TableRow(
         table=row.table,
         row=row.row,
@@ -72,7 +84,7 @@ def _row(row: PublishedRow, measured: tuple[float, str] | None) -> TableRow:
         macs_paper=macs_paper,
         macs_total=macs_paper + counts.macs_pde,
         published=row.published,
-        accuracy=None if measured is None else measured[0],
+        accuracy=None if measured is None else measured.accuracy,
         solve=None
         if solve is None
         else {
@@ -80,6 +92,7 @@ def _row(row: PublishedRow, measured: tuple[float, str] | None) -> TableRow:
             "per_evaluation": solve.per_evaluation,
             "evaluations": solve.evaluations,
         },
+        reconstruction=is_reconstruction(row.model),
         note=" ".join(notes),
     )
 
@@ -95,24 +108,76 @@ def _counted(
     return counts, solve_counts(network, counts.layers)
 
 
-def _deviations(row: PublishedRow, params: int, macs: int) -> list[str]:
+def _deviations(row: PublishedRow, params: int, macs: int, macs_paper: int) -> list[str]:
+    """What is not reproduced, with by how much; of a reconstruction how well it fits in any case."""
     words = []
-    for name, printed, ours in (
-        ("parameters", row.published.get("params"), params),
-        ("multiply-adds", row.published.get("macs"), macs),
+    for name, printed, ours, plain in (
+        ("parameters", row.published.get("params"), params, None),
+        ("multiply-adds", row.published.get("macs"), macs_paper, macs),
     ):
-        if printed and abs(ours / printed - 1) > ROUNDING:
-            off = 100 * (ours / printed - 1)
-            words.append(f"Printed {printed:.4g} {name}, counted {ours:.4g} ({off:+.1f} %).")
+        if printed is None or (reproduced(printed, ours) and not is_reconstruction(row.model)):
+            continue
+        off = ours / printed - 1
+        line = f"Printed {printed:.4g} {name}, counted {ours:.4g} ({100 * off:+.1f} %)"
+        if plain is not None and abs(plain / printed - 1) < abs(off):
+            line += f", of convolutions and linear layers alone {100 * (plain / printed - 1):+.1f} %"
+        words.append(line + ".")
     return words
 
 
-def measured_accuracies(folder: Path) -> dict[tuple[str, str], tuple[float, str]]:
-    """(model, dataset) to accuracy in % and where it comes from, of all results below `folder`.
+def reproduced(printed: float, ours: float) -> bool:
+    """Whether a count is what was printed, up to rounding.
+
+    >>> reproduced(460e3, 466906), reproduced(473e3, 466906), reproduced(10e6, 11098398)
+    (True, False, False)
+    """
+    unit = 1
+    while printed % (10 * unit) == 0:
+        unit *= 10
+    return abs(ours - printed) <= min(LAST_DIGIT * unit, ROUNDING * printed)
+
+
+def _other_figures(row: PublishedRow) -> list[str]:
+    """What is said of the printed depths and times, for which the tables have no column."""
+    words = []
+    if "depth" in row.published:
+        printed, ours = row.published["depth"], _depth(row.model, row.num_classes, row.input)
+        words.append(
+            f"Printed depth {printed}; weighted layers on the longest path {ours} ({ours - printed:+}): "
+            "not reproduced, how it was counted is not known."
+        )
+    if "infer_s" in row.published:
+        seconds = row.published["infer_s"]
+        words.append(
+            f"Printed inference time {seconds} s: not compared, its batch and hardware are not known."
+        )
+    return words
+
+
+@cache
+def _depth(model: str, num_classes: int, input_size: tuple[int, int, int]) -> int:
+    with torch.random.fork_rng(devices=[]):
+        return depth(create_model(model, num_classes=num_classes), input_size)
+
+
+def _beside_ours(row: PublishedRow, measured: Measured) -> list[str]:
+    words = [measured.where]
+    if "acc" in row.published:
+        printed = row.published["acc"]
+        off = measured.accuracy - printed
+        words.append(f"Printed accuracy {printed:.4g} %, ours {measured.accuracy:.2f} % ({off:+.2f}).")
+    if "confusion_3_5" in row.published and measured.confusion_3_5 is not None:
+        printed, ours = row.published["confusion_3_5"], measured.confusion_3_5
+        words.append(f"Printed confusions of 3 and 5 {printed}, ours {ours:.1f} ({ours - printed:+.1f}).")
+    return words
+
+
+def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
+    """(model, dataset) to our accuracy and where it comes from, of all results below `folder`.
 
     Of several results for the same network and dataset the one of most epochs counts.
     """
-    best: dict[tuple[str, str], tuple[int, float, str]] = {}
+    best: dict[tuple[str, str], tuple[int, Measured]] = {}
     for file in sorted(folder.rglob("*.json")):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -120,23 +185,26 @@ def measured_accuracies(folder: Path) -> dict[tuple[str, str], tuple[float, str]
             continue
         if not isinstance(content, dict):
             continue
-        for model, data, epochs, accuracy, seeds in _accuracies(content):
+        for model, data, epochs, accuracy, seeds, confusions in _accuracies(content):
             where = f"Ours: {epochs} epochs, {seeds} seed(s), {file.relative_to(folder)}."
             for dataset in DATASETS.get(data, ()):
-                if epochs > best.get((model, dataset), (0, 0.0, ""))[0]:
-                    best[model, dataset] = (epochs, 100 * accuracy, where)
-    return {key: (accuracy, where) for key, (_, accuracy, where) in best.items()}
+                if (model, dataset) not in best or epochs > best[model, dataset][0]:
+                    best[model, dataset] = (epochs, Measured(round(100 * accuracy, 4), where, confusions))
+    return {key: found for key, (_, found) in best.items()}
 
 
-def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float, int]]:
-    """(model, data, epochs, accuracy, seeds) of a result of `compare` or `train`; nothing for other files."""
+def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float, int, float | None]]:
+    """(model, data, epochs, accuracy, seeds, confusions of 3 and 5) of a result of `compare` or `train`;
+    nothing for other files."""
     try:
         if "results" in content:
-            for result in content["results"]:
-                epochs, seeds = content["recipe"]["epochs"], len(result["seeds"])
-                yield result["model"], content["data"], epochs, result["accuracy_mean"], seeds
+            for r in content["results"]:
+                each = r["confusions"] if r.get("confusions_between") == [3, 5] else []
+                confusions = sum(each) / len(each) if each else None
+                epochs, seeds = content["recipe"]["epochs"], len(r["seeds"])
+                yield r["model"], content["data"], epochs, r["accuracy_mean"], seeds, confusions
         elif "test_accuracy" in content:
             name, data = content["model"]["model"], content["data"]["name"]
-            yield name, data, content["epochs"], content["test_accuracy"], 1
+            yield name, data, content["epochs"], content["test_accuracy"], 1, None
     except (KeyError, TypeError):
         return

@@ -6,6 +6,9 @@ once that the rows and columns where it arrives are seen. It can be stopped (by 
 pooling that chose a neighbour), so it proves nothing of the others. Forward: a NaN put into the rows that
 remain is stopped by no layer, so a group of rows that does not turn the central feature into NaN is unseen as
 a whole, and any other group is halved and tried again.
+
+A solver of fixed points would drop an iterate that is NaN, so an `Equilibrium` iterates plainly meanwhile:
+once backward (what one evaluation sees the fixed point sees), as often as it may evaluate forward.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..nn.equilibrium import Equilibrium
 from .probe import at_rest, checked_model, checked_size, probe_input, run_once
 
 _Features = Callable[[Tensor], Tensor]
@@ -66,9 +70,25 @@ def receptive_field(
         with torch.no_grad():
             if _centre(_checked(run, image)).isnan().any():
                 raise UserError("the feature map is NaN on ordinary noise: give the model finite weights")
-        seen = _seen_backward(run, image)
-        rows, columns = (_seen_forward(run, image, axis, seen[axis]) for axis in (0, 1))
+        with _plain_iterations(model, most=1):
+            seen = _seen_backward(run, image)
+        with _plain_iterations(model):
+            rows, columns = (_seen_forward(run, image, axis, seen[axis]) for axis in (0, 1))
     return ReceptiveField(height=rows, width=columns, whole=(rows, columns) == size[1:])
+
+
+@contextmanager
+def _plain_iterations(model: nn.Module, *, most: int | None = None) -> Iterator[None]:
+    """Equilibria iterate plainly instead of solving, as often as they may evaluate, or `most` times."""
+    blocks = [m for m in model.modules() if isinstance(m, Equilibrium)]
+    before = [block.unroll for block in blocks]
+    for block in blocks:
+        block.unroll = block.solve.max_evaluations if most is None else most
+    try:
+        yield
+    finally:
+        for block, unroll in zip(blocks, before, strict=True):
+            block.unroll = unroll
 
 
 @contextmanager

@@ -6,13 +6,23 @@ _torchvision.check()
 
 from . import darts, densenet, digits, mdeq, mnist, mobile_global, neupde, neural_ode, resnet  # noqa: E402, F401
 from .authors import load_authors_state_dict  # noqa: E402
-from .registry import ModelInfo, check_model_name, create_model, list_models, model_info  # noqa: E402
+from .registry import (  # noqa: E402
+    ModelInfo,
+    check_model_name,
+    create_model,
+    is_reconstruction,
+    list_models,
+    model_info,
+    shown_name,
+)
 
 __all__ = [
     "ModelInfo",
     "check_model_name",
     "create_model",
+    "is_reconstruction",
     "list_models",
     "load_authors_state_dict",
     "model_info",
+    "shown_name",
 ]

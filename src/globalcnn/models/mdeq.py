@@ -313,7 +313,7 @@ register(
 register_cifar(
     "mdeq_cifar",
     _cifar,
-    "multiscale deep equilibrium network of three branches (reconstruction)",
+    "multiscale deep equilibrium network of three branches",
     features=3,
     reconstruction=True,
     **_SHARED,

@@ -151,14 +151,14 @@ def _conv_norm_act(c_in: int, c_out: int, stride: int) -> nn.Sequential:
 register_mnist(
     "neupde_mnist",
     neupde_mnist,
-    "a partial differential equation with a learned right-hand side on MNIST (reconstruction)",
+    "a partial differential equation with a learned right-hand side on MNIST",
     family="neupde",
     reconstruction=True,
 )
 register_cifar(
     "neupde_cifar",
     NeuPDE,
-    "three partial differential equations with learned right-hand sides (reconstruction)",
+    "three partial differential equations with learned right-hand sides",
     family="neupde",
     first_conv="stem.0",
     classifier="fc",

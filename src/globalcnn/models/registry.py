@@ -41,6 +41,8 @@ class ModelInfo:
     cannot: tuple[tuple[str, str], ...] = ()
 
 
+RECONSTRUCTION = "(reconstruction)"
+
 _INFOS: dict[str, ModelInfo] = {}
 
 
@@ -104,7 +106,7 @@ def register(
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = module.__name__
-    entrypoint.__doc__ = about
+    entrypoint.__doc__ = about + (f" {RECONSTRUCTION}" if reconstruction else "")
     register_model(entrypoint)
     _INFOS[name] = ModelInfo(
         name=name,
@@ -132,6 +134,20 @@ def model_info(name: str) -> ModelInfo:
     if name not in _INFOS:
         raise unknown_name("model", name, _INFOS, way_out="`globalcnn list` shows all.")
     return _INFOS[name]
+
+
+def is_reconstruction(name: str) -> bool:
+    """Whether the model is one of this library that was built to fit printed figures; False for timm's."""
+    return name in _INFOS and _INFOS[name].reconstruction
+
+
+def shown_name(name: str) -> str:
+    """The name of a model as tables, pictures and lines show it: a reconstruction says that it is one.
+
+    >>> shown_name("neupde_mnist"), shown_name("resnet18")
+    ('neupde_mnist (reconstruction)', 'resnet18')
+    """
+    return f"{name} {RECONSTRUCTION}" if is_reconstruction(name) else name
 
 
 def check_model_name(name: str) -> None:

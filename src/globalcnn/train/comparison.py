@@ -15,6 +15,7 @@ from torch import nn
 from ..data import DataSource
 from ..errors import UserError
 from ..measure import Counts, Latency, count, latency
+from ..models import is_reconstruction, shown_name
 from .evaluate import Evaluation
 from .recipe import Recipe
 from .run import Reporter, RunResult, train
@@ -67,6 +68,7 @@ class Compared:
         """All figures as plain values, for JSON."""
         return {
             "model": self.model,
+            "reconstruction": is_reconstruction(self.model),
             "params": self.params,
             "macs": self.macs,
             "macs_paper": self.macs_paper,
@@ -118,7 +120,7 @@ def compare(
         for seed in seeds:
             folder = None if out is None else out / model / f"seed{seed}"
             going_on = resume and folder is not None and (folder / "state.pt").is_file()
-            with reporter(f"{model} seed {seed}") as speaker:
+            with reporter(f"{shown_name(model)} seed {seed}") as speaker:
                 runs[model].append(
                     train(
                         model,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models import shown_name
 from .figure import new_figure, save
 
 
@@ -14,7 +15,7 @@ def plot_comparison(entries: Sequence[Mapping[str, Any]], path: Path, *, title: 
 
     entries: figures as `Compared.figures()` gives them.
     """
-    names = [e["model"] for e in entries]
+    names = [shown_name(e["model"]).replace(" ", "\n") for e in entries]
     figure, (accuracy, size, time) = new_figure(1, 3, width=13.0, height=1.8 + 0.55 * len(names))
     rows = list(range(len(names)))[::-1]
     for row, entry in zip(rows, entries, strict=True):
