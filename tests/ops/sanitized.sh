@@ -10,6 +10,8 @@ if [ ! -e "$runtime" ]; then
     echo "sanitizers skipped: $compiler has no libasan.so"
     exit 0
 fi
+# with the C++ runtime, which the sanitizer must find before torch throws its first exception
+preloaded="$runtime $("$compiler" -print-file-name=libstdc++.so)"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 flags='["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g1"]'
@@ -21,6 +23,6 @@ for isa in ${ISAS:-avx512 avx2 plain}; do
         continue
     fi
     # what Python itself leaves behind at exit is not looked at; the library is the last word on the rest
-    LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
+    LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
         GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" "$here/native_checks.py" --few
 done

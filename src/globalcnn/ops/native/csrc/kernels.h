@@ -84,24 +84,26 @@ struct CopyArgs {
   View from, to;
 };
 
-// One unit of work is `block` channels of one image, all rows and columns. Each function does the units
-// [begin, end) with `scratch`, of as many bytes as the function of the same name + _scratch says.
+// One unit of work is `depth` channels of one image, all rows and columns: 1, or as many as a vector has lanes.
+// Each function does the units [begin, end) with `scratch`, of as many bytes as the function of the same name +
+// _scratch says.
 struct Kernels {
   const char* name;
-  int64_t (*solve_scratch)(const SolveArgs&, int64_t block);
-  void (*solve)(const SolveArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
-  int64_t (*backward_scratch)(const BackwardArgs&, int64_t block);
-  void (*backward)(const BackwardArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
-  int64_t (*layer_scratch)(const LayerArgs&, int64_t block);
-  void (*layer)(const LayerArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
+  int64_t (*lanes)(Dtype);
+  int64_t (*solve_scratch)(const SolveArgs&, int64_t depth);
+  void (*solve)(const SolveArgs&, int64_t depth, int64_t begin, int64_t end, char* scratch);
+  int64_t (*backward_scratch)(const BackwardArgs&, int64_t depth);
+  void (*backward)(const BackwardArgs&, int64_t depth, int64_t begin, int64_t end, char* scratch);
+  int64_t (*layer_scratch)(const LayerArgs&, int64_t depth);
+  void (*layer)(const LayerArgs&, int64_t depth, int64_t begin, int64_t end, char* scratch);
   // from one order in memory to another
-  int64_t (*copy_scratch)(const CopyArgs&, int64_t block);
-  void (*copy)(const CopyArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
-  // here a unit is one channel of all images
-  int64_t (*train_scratch)(const TrainArgs&, int64_t block);
-  void (*train)(const TrainArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
-  int64_t (*train_backward_scratch)(const TrainArgs&, int64_t block);
-  void (*train_backward)(const TrainArgs&, int64_t block, int64_t begin, int64_t end, char* scratch);
+  int64_t (*copy_scratch)(const CopyArgs&, int64_t depth);
+  void (*copy)(const CopyArgs&, int64_t depth, int64_t begin, int64_t end, char* scratch);
+  // here a unit is `depth` channels of all images
+  int64_t (*train_scratch)(const TrainArgs&, int64_t depth);
+  void (*train)(const TrainArgs&, int64_t depth, int64_t begin, int64_t end, char* scratch);
+  int64_t (*train_backward_scratch)(const TrainArgs&, int64_t depth);
+  void (*train_backward)(const TrainArgs&, int64_t depth, int64_t begin, int64_t end, char* scratch);
 };
 
 const Kernels* kernels_plain();

@@ -5,12 +5,14 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <tuple>
 
 #include "kernels.h"
@@ -79,23 +81,28 @@ char* scratch(int64_t bytes) {
   return kept.memory.get() + (line - address % line) % line;
 }
 
-// Channels side by side in memory are taken in blocks of one cache line of floats, otherwise one by one.
-int64_t block_of(const View& like, const Shape& s) {
-  return like.c == 1 && s.C > 1 && s.H * s.W > 1 ? std::min<int64_t>(16, s.C) : 1;
+// How many channels a plane of the kernels holds, whatever the order in memory: as many as a vector has lanes, since
+// then no neighbour has to be brought into its lane and no row ends within a vector. Few channels would leave too
+// many lanes empty.
+int64_t depth_of(const Shape& s) {
+  const int64_t lanes = kernels(s).lanes(s.dtype);
+  return 2 * s.C >= lanes ? lanes : 1;
 }
 
+int64_t units_of(int64_t channels, int64_t depth) { return (channels + depth - 1) / depth; }
+
 template <class Args>
-void run(const Args& args, const View& like, int64_t cost, int64_t (*bytes)(const Args&, int64_t),
+void run(const Args& args, int64_t cost, int64_t (*bytes)(const Args&, int64_t),
          void (*work)(const Args&, int64_t, int64_t, int64_t, char*)) {
   const Shape& s = args.shape;
   if (s.N * s.C * s.H * s.W == 0) return;
-  const int64_t block = block_of(like, s), units = s.N * ((s.C + block - 1) / block);
+  const int64_t depth = depth_of(s), units = s.N * units_of(s.C, depth);
   // a thread is worth waking for some ten microseconds of work
-  const int64_t per_unit = block * s.H * s.W * cost;
+  const int64_t per_unit = depth * s.H * s.W * cost;
   const int64_t grain = std::max<int64_t>(1, (int64_t(1) << 17) / std::max<int64_t>(1, per_unit));
-  const int64_t need = bytes(args, block);
+  const int64_t need = bytes(args, depth);
   torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-    work(args, block, begin, end, scratch(need));
+    work(args, depth, begin, end, scratch(need));
   });
 }
 
@@ -109,7 +116,7 @@ Tensor solve(const Tensor& h, const Tensor& h_old, const std::optional<Tensor>& 
   Tensor out = torch::stable::empty_like(h);
   const SolveArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(h_old), view(f),
                        view(u),  view(v), view(Dx), view(Dy), view(out)};
-  run(args, view(out), 20 * steps, kernels(args.shape).solve_scratch, kernels(args.shape).solve);
+  run(args, 20 * steps, kernels(args.shape).solve_scratch, kernels(args.shape).solve);
   return out;
 }
 
@@ -130,7 +137,7 @@ Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_ol
                           view(std::get<0>(g)), view(std::get<1>(g)), where(std::get<2>(g), f.has_value()),
                           view(std::get<3>(g)), view(std::get<4>(g)), where(std::get<5>(g), Dx.has_value()),
                           where(std::get<6>(g), Dy.has_value())};
-  run(args, view(std::get<0>(g)), 60 * steps, kernels(args.shape).backward_scratch,
+  run(args, 60 * steps, kernels(args.shape).backward_scratch,
       kernels(args.shape).backward);
   return g;
 }
@@ -149,13 +156,23 @@ Tensor layer(const Tensor& h, const Tensor& f, const Tensor& weight_given, const
                        weight.data_ptr(), bias.data_ptr(), scale.data_ptr(), shift.data_ptr(), weight.size(0),
                        weight.size(2), static_cast<Act>(act), shared_product, velocity_from_f, start_from_h,
                        source, residual};
-  run(args, view(out), 60 + 15 * steps, kernels(args.shape).layer_scratch, kernels(args.shape).layer);
+  run(args, 60 + 15 * steps, kernels(args.shape).layer_scratch, kernels(args.shape).layer);
   return out;
 }
 
-// A map whose channels lie side by side, channel by channel: what works on one channel of all images would read
-// a cache line for every element otherwise.
-bool interleaved(const Tensor& t) { return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1; }
+// In training a unit of work is the channels of a plane in all images. There must be units for all processors; their
+// number, and not that of the threads, so that the threads change no result.
+int64_t training_depth(const Shape& s) {
+  static const int64_t processors = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  const int64_t depth = depth_of(s);
+  return units_of(s.C, depth) >= std::min(processors, s.C) ? depth : 1;
+}
+
+// A map whose channels lie side by side in memory, and which is gone through one channel at a time: it would read a
+// cache line for every element.
+bool to_be_turned(const Tensor& t) {
+  return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1 && training_depth(shape(t)) == 1;
+}
 
 Tensor planar_like(const Tensor& t) {
   return torch::stable::new_empty(t, {t.size(0), t.size(1), t.size(2), t.size(3)});
@@ -166,11 +183,11 @@ void copy_planes(const Tensor& to, const Tensor& from) {
   a.shape = shape(from);
   a.pde.dx = a.pde.dy = 1;
   a.from = view(from), a.to = view(to);
-  run(a, interleaved(from) ? a.from : a.to, 4, kernels(a.shape).copy_scratch, kernels(a.shape).copy);
+  run(a, 4, kernels(a.shape).copy_scratch, kernels(a.shape).copy);
 }
 
 Tensor planar(const Tensor& t) {
-  if (!interleaved(t)) return t;
+  if (!to_be_turned(t)) return t;
   Tensor to = planar_like(t);
   copy_planes(to, t);
   return to;
@@ -184,9 +201,9 @@ template <class Work>
 void over_channels(const TrainArgs& args, int64_t (*bytes)(const TrainArgs&, int64_t), const Work& work) {
   const Shape& s = args.shape;
   if (s.N * s.C * s.H * s.W == 0) return;
-  const int64_t need = bytes(args, 1);
-  torch::stable::parallel_for(0, s.C, 1, [&](int64_t begin, int64_t end) {
-    work(args, 1, begin, end, scratch(need));
+  const int64_t depth = training_depth(s), need = bytes(args, depth);
+  torch::stable::parallel_for(0, units_of(s.C, depth), 1, [&](int64_t begin, int64_t end) {
+    work(args, depth, begin, end, scratch(need));
   });
 }
 
@@ -200,7 +217,8 @@ std::tuple<Tensor, Tensor, Tensor> evolve(const Tensor& h_given, const std::opti
   const Tensor h = planar(h_given);
   const std::optional<Tensor> f = planar(f_given);
   Tensor result = torch::stable::empty_like(h_given);
-  Tensor out = interleaved(result) ? planar_like(result) : result, mean = torch::stable::empty_like(gamma),
+  const bool turned = to_be_turned(result);
+  Tensor out = turned ? planar_like(result) : result, mean = torch::stable::empty_like(gamma),
          var = torch::stable::empty_like(gamma);
   TrainArgs a{};
   a.shape = shape(h);
@@ -211,7 +229,7 @@ std::tuple<Tensor, Tensor, Tensor> evolve(const Tensor& h_given, const std::opti
   a.eps = eps, a.fields = weight.size(0), a.kernel = weight.size(2), a.act = static_cast<Act>(act);
   a.shared_product = shared_product, a.start_from_h = start_from_h, a.source = source;
   over_channels(a, kernels(a.shape).train_scratch, kernels(a.shape).train);
-  if (interleaved(result)) copy_planes(result, out);
+  if (turned) copy_planes(result, out);
   return {result, mean, var};
 }
 
@@ -226,7 +244,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> evolve_backward(
   const std::optional<Tensor> f = planar(f_given);
   Tensor result_h = torch::stable::empty_like(h_given);
   Tensor result_f = f ? torch::stable::empty_like(h_given) : torch::stable::new_empty(h_given, {0});
-  const bool turned = interleaved(result_h);
+  const bool turned = to_be_turned(result_h);
   Tensor g_h = turned ? planar_like(result_h) : result_h, g_weight = torch::stable::empty_like(weight),
          g_gamma = torch::stable::empty_like(gamma), g_beta = torch::stable::empty_like(beta);
   Tensor g_f = f && turned ? planar_like(result_f) : result_f;
