@@ -30,7 +30,7 @@ def run(args: Args) -> None:
     if library_path().is_file() and not args.force:
         say(f"the native kernels are built: {library_path().name}")
         return
-    say("compiling the native CPU kernels (under a minute)")
+    say("compiling the native CPU kernels (about a minute)")
     start = time.perf_counter()
     try:
         built = build(force=args.force)
