@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..measure import count
 from ..nn import GlobalLayer
 from ..ops import PDE
 from .race import Form, Run, eager_backend, race, reason
@@ -24,7 +25,10 @@ NOTES = (
     "The allocator is warm: the same tensors again and again.",
     "The layer by the eager backend is shown for comparison; the ratio is of each side's best memory format, "
     "ours with the backend that is chosen by itself.",
+    "Ceilings, measured in the same run: bytes, a copy of the map; arithmetic, a matrix product of as many "
+    "multiply-adds as the layer's convolutions and solve have; call, the layer on a map of one pixel.",
 )
+CEILING = "ceiling: "
 
 
 def compare_layers(settings: Settings, progress: Progress) -> Comparison:
@@ -57,9 +61,32 @@ def _cell(name: str, shape: tuple[int, ...], steps: int, training: bool, setting
         for about, eager in (("", False), (", eager backend", True))
         for words, fmt in FORMATS.items()
     ]
+    if not training:
+        ours += _ceilings(layer, x)
     theirs = [Form(words, _preparing(conv, x, fmt, training, False)) for words, fmt in FORMATS.items()]
     sides = (("GlobalLayer", ours), ("convolution", theirs))
     return race(name, *sides, settings, images=shape[0], facts=facts)
+
+
+def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:
+    """What the layer cannot be faster than, as forms that do not compete."""
+    counts = count(layer, x.shape[1:])
+    side = 512
+    rows = max(1, round(len(x) * (counts.macs + counts.macs_pde) / side**2))
+
+    def copying() -> Run:
+        to = torch.empty_like(x)
+        return lambda: to.copy_(x)
+
+    def multiplying() -> Run:
+        left, right, to = torch.randn(rows, side), torch.randn(side, side), torch.empty(rows, side)
+        return lambda: torch.mm(left, right, out=to)
+
+    def calling() -> Run:
+        return forward(copy.deepcopy(layer).eval(), x[:1, :, :1, :1].contiguous())
+
+    ways = {"bytes": copying, "arithmetic": multiplying, "call": calling}
+    return [Form(CEILING + word, prepare, competes=False) for word, prepare in ways.items()]
 
 
 def _preparing(module: nn.Module, x: Tensor, fmt: torch.memory_format, training: bool, eager: bool) -> Any:

@@ -59,11 +59,15 @@ def _plot_times(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, Any
             best = cell[key]["best"]
             if best is None:
                 continue
-            others = [time for form, time in spent.items() if form != best]
+            ceilings = [time for form, time in spent.items() if form.startswith("ceiling")]
+            axes.plot(ceilings, [row + up] * len(ceilings), "|", color="0.3", markersize=9)
+            others = [time for form, time in spent.items() if form != best and not form.startswith("ceiling")]
             axes.plot(others, [row + up] * len(others), "o", color=color, fillstyle="none", markersize=5)
             axes.plot(spent[best], row + up, "o", color=color, markersize=9)
             _beside(axes, row + up, f"{spent[best]:.3g}  {best}", color=color)
     axes.plot([], [], "o", color="0.3", fillstyle="none", markersize=5, label="its other forms")
+    if any(f["form"].startswith("ceiling") for cell in cells for f in cell["ours"]["forms"]):
+        axes.plot([], [], "|", color="0.3", markersize=9, label="ceilings: call, bytes, arithmetic")
     axes.set(xscale="log", xlabel="time per image, ms (median; log scale)")
     low, high = axes.get_xlim()
     narrow = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)

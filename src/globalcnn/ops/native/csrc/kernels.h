@@ -12,6 +12,20 @@ extern int globalcnn_fault;
 #define FAULTY(number, good, bad) (good)
 #endif
 
+// A build for benchmarks/native_phases.py (-DGLOBALCNN_PHASES) adds up what the phases of `layer` take, in ticks of
+// the processor's clock, for one thread: PHASE(i) ends phase i, PHASE(-1) only starts the clock.
+#ifdef GLOBALCNN_PHASES
+extern uint64_t globalcnn_phase_ticks[8], globalcnn_phase_since;
+#define PHASE(i)                                                                    \
+  do {                                                                              \
+    const uint64_t now = __builtin_ia32_rdtsc();                                    \
+    if ((i) >= 0) globalcnn_phase_ticks[(i) & 7] += now - globalcnn_phase_since;    \
+    globalcnn_phase_since = now;                                                    \
+  } while (0)
+#else
+#define PHASE(i)
+#endif
+
 namespace globalcnn {
 
 enum class Dtype : int { f32, bf16, f64 };

@@ -280,6 +280,11 @@ int globalcnn_fault = 0;
 extern "C" __attribute__((visibility("default"))) void globalcnn_set_fault(int number) { globalcnn_fault = number; }
 #endif
 
+#ifdef GLOBALCNN_PHASES
+uint64_t globalcnn_phase_ticks[8], globalcnn_phase_since;
+extern "C" __attribute__((visibility("default"))) uint64_t* globalcnn_phases() { return globalcnn_phase_ticks; }
+#endif
+
 extern "C" __attribute__((visibility("default"))) const char* globalcnn_isa() {
   try {
     return globalcnn::best_kernels().name;
