@@ -170,6 +170,26 @@ def test_info_takes_timm_models_and_sizes(run):
     assert facts["depth"] == 18
 
 
+def test_networks_of_timm_for_one_size_are_built_for_the_size_asked_for(run, tmp_path, stripes):
+    facts = json.loads(run("info", "vit_tiny_patch16_224", "--image-size", 32, 48, "--json").out)
+    assert facts["input"] == [3, 32, 48]
+    assert facts["params"] == 5717416 - (14 * 14 - 2 * 3) * 192  # fewer positions
+    data = ("--data", f"npz:{stripes}", "--epochs", 1, "--device", "cpu", "--no-flip")
+    out = tmp_path / "r"
+    words = ("train", "vit_tiny_patch16_224", *data, "--out", out)
+    assert run(*words).status == 0
+    assert run(*words, "--resume").status == 0
+    assert run("eval", out, *data[:2]).status == 0
+
+
+def test_a_network_that_cannot_take_the_images_says_so_before_it_trains(run, tmp_path, stripes):
+    words = ("--data", f"npz:{stripes}", "--epochs", 1, "--device", "cpu", "--out", tmp_path / "r")
+    done = run("train", "inception_v3", *words)
+    assert done.status == 2
+    assert "the model does not run on input_size=(1, 28, 28)" in done.err
+    assert not (tmp_path / "r").exists()
+
+
 def test_env(run):
     assert "eager" in run("env").out
     facts = json.loads(run("env", "--json").out)
