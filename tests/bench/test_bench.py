@@ -150,6 +150,18 @@ def test_a_cell_that_fails_does_not_stop_the_rest(monkeypatch):
     assert training.compare_training(QUICK, lines.append).cells[0].failure == "RuntimeError: no memory"
 
 
+def test_reconstructions_say_so_in_every_cell(monkeypatch):
+    def cell(name, *rest):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(networks, "_cell", cell)
+    cells = networks.compare_solvers(QUICK, lambda line: None).cells
+    names = [c.name for c in cells] + [side.name for c in cells for side in (c.ours, c.theirs)]
+    assert any("mdeq_cifar" in name for name in names)
+    assert all("mdeq_cifar (reconstruction)" in name for name in names if "mdeq_cifar" in name)
+    assert not any("neural_ode_mnist (" in name for name in names)
+
+
 def test_forms_of_a_network_give_the_same():
     model = networks.seeded("resnet_global_tiny_cifar")
     x = torch.randn(2, 3, 16, 16)

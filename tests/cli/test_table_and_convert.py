@@ -36,6 +36,37 @@ def test_table(run, few, tmp_path):
     assert run("table", "--results", tmp_path / "file").status == 2
 
 
+def test_a_folder_of_results_that_is_missing(run, few, tmp_path, monkeypatch):
+    """Where one was named that is a mistake, where none was named there are counts alone."""
+    monkeypatch.chdir(tmp_path)
+    done = run("table", "--results", tmp_path / "none")
+    assert done.status == 2
+    assert f"--results '{tmp_path / 'none'}' is not a folder" in done.err
+    rows = json.loads(run("table", "--json").out)
+    assert [r["accuracy"] for r in rows] == [None, None]
+    (tmp_path / "results").mkdir()
+    summary = {
+        "model": {"model": "neural_ode_mnist"}, "data": {"name": "mnist"}, "epochs": 1, "test_accuracy": 0.9,
+    }  # fmt: skip
+    (tmp_path / "results" / "a.json").write_text(json.dumps(summary))
+    rows = json.loads(run("table", "--json").out)
+    assert {r["model"]: r["accuracy"] for r in rows} == {"neural_ode_mnist": 90.0, "digits_global": None}
+
+
+@pytest.mark.slow
+def test_the_whole_table(run, tmp_path):
+    """49 rows in the order of the paper, reconstructions named; spelt as the file spells them."""
+    rows = json.loads(run("table", "--json", "--results", tmp_path).out)
+    named = [(r.table, r.row, r.dataset, r.model, r.num_classes, r.published) for r in published_rows()]
+    keys = ("table", "row", "dataset", "model", "num_classes", "published")
+    assert [tuple(row[key] for key in keys) for row in rows] == named
+    assert len(rows) == 49
+    text = run("table", "--results", tmp_path).out
+    for name in ("neupde_mnist", "neupde_cifar", "mdeq_cifar"):
+        assert f"{name} (reconstruction)" in text
+    assert "mdeq_small (reconstruction)" not in text
+
+
 @pytest.fixture
 def theirs(tmp_path):
     """A checkpoint as the authors' code writes it, and the network whose weights it has."""

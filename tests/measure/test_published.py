@@ -7,7 +7,7 @@ import json
 import pytest
 
 from globalcnn.measure import published
-from globalcnn.measure.published import measured_accuracies, published_table
+from globalcnn.measure.published import Measured, measured_accuracies, published_table, reproduced
 from globalcnn.models.published import published_rows
 
 
@@ -47,6 +47,50 @@ def test_what_cannot_be_reproduced_is_said_with_by_how_much(few):
     assert notes["densenet_cifar", 100] == ""
 
 
+@pytest.mark.parametrize(
+    ("printed", "ours", "same"),
+    [
+        (460e3, 466_906, True),  # within a unit of the last digit and within the share
+        (473e3, 472_756, True),
+        (473e3, 466_906, False),  # 6 units off, though 1.3 %
+        (10e6, 11_098_398, False),  # 11 %, and the last digit that is not 0 is the first
+        (1.5e9, 1.5375e9, True),  # the share itself
+        (1.5e9, 1.5376e9, False),  # within a unit, beyond the share
+        (1.5e9, 1.4624e9, False),  # below as above
+        (23, 23, True),
+    ],
+)
+def test_reproduced_is_within_the_last_printed_digit_and_a_share(printed, ours, same):
+    assert reproduced(printed, ours) is same
+
+
+def only(monkeypatch, *models):
+    rows = tuple(r for r in published_rows() if r.model in models)
+    monkeypatch.setattr(published, "published_rows", lambda: rows)
+
+
+def test_a_reconstruction_says_how_well_it_fits_though_it_does(monkeypatch):
+    only(monkeypatch, "neupde_mnist", "mdeq_cifar")
+    neupde, mdeq = published_table()
+    assert neupde.reconstruction
+    assert "a reconstruction" in neupde.note
+    assert reproduced(neupde.published["params"], neupde.params)
+    assert "Printed 1.8e+05 parameters, counted 1.792e+05 (-0.4 %)." in neupde.note
+    assert "Printed 5e+07 multiply-adds, counted 5.035e+07 (+0.7 %)" in neupde.note
+    assert "of convolutions and linear layers alone +0.3 %." in neupde.note
+    assert mdeq.reconstruction
+    assert "Printed 1.1e+06 parameters, counted 1.094e+06 (-0.6 %)." in mdeq.note
+    assert "Printed inference time 23.3 s: not compared" in mdeq.note
+
+
+def test_printed_depths_and_times_have_no_column_and_are_answered_in_the_note(few):
+    rows = [r for r in published_table() if r.model == "resnet_global_cifar"]
+    (first,) = (r for r in rows if "depth" in r.published)
+    assert "Printed depth 6; weighted layers on the longest path 10 (+4): not reproduced" in first.note
+    assert "Printed inference time 1.9 s: not compared" in first.note
+    assert not any("depth" in r.note or "time" in r.note for r in rows if r is not first)
+
+
 def test_networks_that_solve_say_what_an_evaluation_costs(few):
     row = next(r for r in published_table() if r.model == "neural_ode_mnist")
     assert row.solve["evaluations"] == 32
@@ -62,16 +106,39 @@ def test_accuracies_come_from_results(few, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.json").write_text(json.dumps(summary))
     comparison = {
-        "results": [{"model": "digits_global", "accuracy_mean": 0.95, "seeds": [1, 2]}],
+        "results": [
+            {"model": "digits_global", "accuracy_mean": 0.95, "seeds": [1, 2], "confusions": [4, 7],
+             "confusions_between": [3, 5]},
+            {"model": "neural_ode_mnist", "accuracy_mean": 0.99, "seeds": [1], "confusions": [4],
+             "confusions_between": [1, 7]},
+        ],
         "data": "mnist", "recipe": {"epochs": 30},
     }  # fmt: skip
     (tmp_path / "c.json").write_text(json.dumps(comparison))
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "other.json").write_text("[1]")
+    (tmp_path / "half.json").write_text(json.dumps({"results": [{"model": "digits_global"}]}))
     found = measured_accuracies(tmp_path)
-    assert found["resnet_global_cifar", "CIFAR-10"] == (90.0, "Ours: 3 epochs, 1 seed(s), sub/b.json.")
-    assert found["digits_global", "MNIST-10"][0] == 95.0
+    assert found["resnet_global_cifar", "CIFAR-10"] == Measured(
+        90.0, "Ours: 3 epoch(s), 1 seed(s), sub/b.json."
+    )
+    assert found["digits_global", "MNIST-10"] == Measured(95.0, "Ours: 30 epoch(s), 2 seed(s), c.json.", 5.5)
+    assert found["neural_ode_mnist", "MNIST"].confusion_3_5 is None
     rows = {(r.model, r.dataset): r for r in published_table(tmp_path)}
     assert rows["resnet_global_cifar", "CIFAR-10"].accuracy == 90.0
     assert rows["resnet_global_cifar", "CIFAR-100"].accuracy is None
+    assert "Ours" not in rows["resnet_global_cifar", "CIFAR-100"].note
     assert "sub/b.json" in rows["resnet_global_cifar", "CIFAR-10"].note
+    digits = rows["digits_global", "MNIST-10"].note
+    assert "Printed accuracy 95.03 %, ours 95.00 % (-0.03)." in digits
+    assert "Printed confusions of 3 and 5 9, ours 5.5 (-3.5)." in digits
+    assert "confusions" not in rows["neural_ode_mnist", "MNIST"].note
+
+
+def test_the_result_of_most_epochs_counts_and_one_of_none_is_better_than_nothing(tmp_path):
+    summary = {"model": {"model": "resnet_mnist"}, "data": {"name": "mnist"}}
+    (tmp_path / "a.json").write_text(json.dumps({**summary, "epochs": 0, "test_accuracy": 0.123456789}))
+    assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].accuracy == 12.3457
+    (tmp_path / "b.json").write_text(json.dumps({**summary, "epochs": 9, "test_accuracy": 0.8}))
+    (tmp_path / "c.json").write_text(json.dumps({**summary, "epochs": 2, "test_accuracy": 0.9}))
+    assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].accuracy == 80.0

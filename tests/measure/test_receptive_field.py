@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from globalcnn import create_model
 from globalcnn.errors import UserError
 from globalcnn.measure import ReceptiveField, receptive_field
 from globalcnn.measure.receptive_field import _no_fast_convolutions
+from globalcnn.nn.equilibrium import Equilibrium, Solve
 
 
 def chain(*layers):
@@ -188,6 +190,49 @@ def test_nothing_is_left_behind():
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(m.training for m in model.modules())
     assert torch.backends.cudnn.enabled
+
+
+class Pull(nn.Module):
+    """z = conv(z) / 2 + x: contracts, and every evaluation lets z see `reach` pixels further."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, kernel, padding=kernel // 2, bias=False)
+        nn.init.constant_(self.conv.weight, 0.25 / kernel**2)
+
+    def forward(self, states, x):
+        return (self.conv(states[0]) + x,)
+
+
+class Settled(nn.Module):
+    """A convolution, then the equilibrium."""
+
+    def __init__(self, kernel, most):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 2, 3, padding=1)
+        self.equilibrium = Equilibrium(Pull(kernel), Solve(max_evaluations=most))
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.equilibrium((torch.zeros_like(x),), x)[0]
+
+
+@pytest.mark.parametrize(("kernel", "most", "expected"), [(1, 30, 3), (3, 4, 9), (3, 30, 33), (5, 3, 11)])
+def test_an_equilibrium_sees_as_far_as_its_evaluations_reach(kernel, most, expected):
+    """From z = 0 the first evaluation sees x alone, each further one half a kernel more on both sides."""
+    model = Settled(kernel, most)
+    field = receptive_field(model, (2, 33, 41) if expected == 33 else (2, 33, 33))
+    width = 41 if expected == 33 else expected
+    assert field == ReceptiveField(expected, width, whole=expected == 33)
+    assert model.equilibrium.unroll is None
+
+
+def test_an_equilibrium_of_many_branches_sees_everything_and_is_left_as_it_was():
+    torch.manual_seed(0)
+    model = create_model("mdeq_cifar")
+    model.equilibrium.unroll = 3
+    assert receptive_field(model, (3, 32, 32)) == ReceptiveField(32, 32, whole=True)
+    assert model.equilibrium.unroll == 3
 
 
 @settings(max_examples=25, deadline=None)

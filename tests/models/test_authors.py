@@ -28,6 +28,7 @@ import torch
 
 from globalcnn import UserError, create_model, list_models, load_authors_state_dict
 from globalcnn.models.authors import authors_names
+from globalcnn.models.mdeq import MDEQ
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "authors_vectors.json"
 NETWORKS = {entry["model"]: entry for entry in json.loads(FIXTURE.read_text())["networks"]}
@@ -99,6 +100,50 @@ def small():
     """(model, a state dict in the authors' names that fits it)."""
     entry = NETWORKS["resnet_global_cifar"]
     return build(entry), state_dict_of(entry)
+
+
+DIGITS = {
+    "stem.0.running_mean": "conv.bn_f1.running_mean",
+    "stem.2.weight": "conv.f.weight",
+    "body.g.0.weight": "conv.bn_g.weight",
+    "body.g.2.weight": "conv.g.weight",
+    "body.norm.bias": "conv.bn_out.bias",
+    "fc.bias": "fc.bias",
+}
+
+
+@pytest.mark.parametrize("name", ["digits_conv", "digits_residual", "digits_global"])
+def test_the_three_digits_networks_have_one_set_of_names(name):
+    """Their code makes the output norm in all three and leaves it out of the forward of one."""
+    model = create_model(name)
+    names = authors_names(model)
+    own = [n for n in DIGITS if name != "digits_conv" or "body.norm" not in n]
+    assert {n: names[n] for n in own} == {n: DIGITS[n] for n in own}
+    theirs = {names[n]: torch.randn(A.shape) for n, A in model.state_dict().items()}
+    theirs |= {"conv.bn_out." + n: torch.ones(1) for n in ("weight", "bias", "running_mean", "running_var")}
+    load_authors_state_dict(model, theirs)
+    assert torch.equal(model.stem[2].weight, theirs["conv.f.weight"])
+    assert torch.equal(model.body.g[2].weight, theirs["conv.g.weight"])
+    theirs["conv.other"] = torch.ones(1)
+    with pytest.raises(UserError, match=r"1 unexpected \(conv\.other\)"):
+        load_authors_state_dict(model, theirs)
+
+
+def test_the_copies_in_a_checkpoint_of_mdeq_are_passed_over():
+    """The code of Bai, Koltun and Kolter saves the cell four times: itself, a copy, both in its solver."""
+    torch.manual_seed(0)
+    model = MDEQ((8, 16), (4, 8), 32, num_classes=4)
+    names = authors_names(model)
+    theirs = {names[n]: A + 1 for n, A in model.state_dict().items()}
+    cell = {n: A for n, A in theirs.items() if n.startswith("fullstage.")}
+    assert "fullstage.branches.1.blocks.0.conv1.weight_v" in cell
+    for n in cell:
+        rest = n.removeprefix("fullstage.")
+        theirs |= {
+            f"{start}.{rest}": torch.zeros(1) for start in ("fullstage_copy", "deq.func", "deq.func_copy")
+        }
+    load_authors_state_dict(model, {f"module.{n}": A for n, A in theirs.items()})
+    assert all(torch.equal(A, theirs[names[n]]) for n, A in model.state_dict().items())
 
 
 def entries(model):

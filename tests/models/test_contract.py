@@ -11,7 +11,7 @@ import copy
 import math
 import re
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import timm
@@ -22,21 +22,11 @@ from globalcnn import UserError, create_model, list_models
 from globalcnn.measure import count
 from globalcnn.measure.published import ROUNDING
 from globalcnn.models import model_info
-from globalcnn.models.darts import DARTS
-from globalcnn.models.densenet import DenseNet
 from globalcnn.models.published import published_rows
-from globalcnn.models.resnet import ResNet
 from globalcnn.nn.equilibrium import Equilibrium
 from globalcnn.nn.solving import SolveBlock, solve_counts
 
 NAMES = list_models()
-# families whose networks differ in depth and width alone: what is dear is asked of a small one
-SMALL = {
-    "darts": partial(DARTS, 3, 4, with_global=True),
-    "densenet": partial(DenseNet, (2, 2, 2), with_global=True),
-    "resnet": partial(ResNet, (1, 1), (8, 16), global_after=(1, 2)),
-}
-EACH_CODE = [*SMALL, *(n for n in NAMES if model_info(n).family not in SMALL)]
 DEAR = ("neupde_cifar", "mdeq_large_cifar", "wide_resnet_cifar", "wide_resnet_global_cifar")
 
 
@@ -54,13 +44,6 @@ def model(name):
     return cheap(create_model(name).eval())
 
 
-def example_of(code):
-    """(network, images): the registered one for a name, a small one with Global layers for a family."""
-    if code in SMALL:
-        return SMALL[code]().eval(), torch.randn(2, 3, 32, 32)
-    return model(code), images(code)
-
-
 def size(name):
     """(C, H, W) of the images used here."""
     info = model_info(name)
@@ -75,7 +58,7 @@ def images(name, batch=2, shape=None):
 
 def can(name, capability):
     """Leave the test where the network declares that it cannot."""
-    reason = None if name in SMALL else dict(model_info(name).cannot).get(capability)
+    reason = dict(model_info(name).cannot).get(capability)
     if reason is not None:
         assert len(reason) > 10, "a reason that says something"
         pytest.skip(f"{name} cannot {capability}: {reason}")
@@ -247,26 +230,23 @@ def test_there_are_no_weights_to_download(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", EACH_CODE)
+@every_model
 @torch.no_grad()
-def test_exported(code):
-    can(code, "export")
-    net, x = example_of(code)
+def test_exported(name):
+    can(name, "export")
+    net, x = model(name), images(name)
     program = torch.export.export(net, (x,))
     assert relative_error(program.module()(x), net(x)) < 1e-4
     assert not [n for n in program.graph.nodes if "roll" in str(n.target)]
 
 
-# the mobile networks are made of one set of blocks, and compiling takes longest of all
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "code", [c for c in EACH_CODE if c not in ("efficientnet_b0_global", "mobilenetv2_global")]
-)
+@every_model
 @torch.no_grad()
-def test_compiled_in_one_graph(code):
-    can(code, "compile")
+def test_compiled_in_one_graph(name):
+    can(name, "compile")
     torch._dynamo.reset()
-    net, x = example_of(code)
+    net, x = model(name), images(name)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     assert relative_error(compiled(x), net(x)) < 1e-4
 

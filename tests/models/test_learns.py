@@ -40,7 +40,7 @@ class Way:
 WAYS = {
     "resnet": Way(),
     "densenet": Way(),
-    "darts": Way(side=32, lr=0.002),  # the auxiliary head is made for maps of this size
+    "darts": Way(side=32, lr=0.001),  # the auxiliary head is made for maps of this size
     "darts_tiny_cifar": Way(batch=8, side=32, lr=0.01, share=0.75, of_classifier=0.9),  # three channels
     "mdeq": Way(lr=0.001),
     "neupde": Way(batch=2, lr=0.0005),

@@ -7,6 +7,7 @@ import torch
 from timm.layers import DropPath
 from timm.optim import RMSpropTF
 
+from globalcnn.models.darts_cells import DropPath as DartsDropPath
 from globalcnn.train import Recipe, find_recipe
 from globalcnn.train.loop import Trainer, make_accelerator
 from globalcnn.train.run import describe
@@ -79,3 +80,23 @@ def test_dropout_drop_path_and_optimiser_arrive(stripes, model):
     for group in optimizer.param_groups:
         assert (group["alpha"], group["momentum"], group["eps"]) == (0.9, 0.9, 1e-3)
         assert group["lr_in_momentum"]
+
+
+def test_drop_path_of_darts_rises_over_the_epochs(stripes):
+    """From 0, linearly, and from the epoch alone, so that a resumed training goes on as it would have."""
+    recipe = find_recipe("published", "darts_global_tiny_cifar").replace(epochs=4, batch_size=24, cutout=0)
+    assert recipe.drop_path_rate == 0.2
+    network = describe("darts_global_tiny_cifar", stripes, recipe, {}).build()
+    trainer = Trainer(network, stripes, recipe, make_accelerator("cpu", "no"), seed=0)
+    seen, paths = [], [m for m in network.modules() if isinstance(m, DartsDropPath)]
+
+    def look(progress):
+        seen.append({(m.active, round(1 - m.keep.item(), 6)) for m in paths})
+
+    trainer.run_epoch(look)
+    trainer.run_epoch(look)
+    trainer.epoch = 3
+    trainer.run_epoch(look)
+    assert len(paths) == 9
+    steps = len(seen) // 3
+    assert seen[::steps] == [{(False, 0.0)}, {(True, 0.05)}, {(True, 0.15)}]

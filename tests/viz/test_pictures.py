@@ -48,6 +48,21 @@ def test_comparison(tmp_path):
     assert looks_drawn(tmp_path / "c.png")
 
 
+def test_a_comparison_names_reconstructions(tmp_path, monkeypatch):
+    entry = {
+        "model": "neupde_mnist", "accuracy": [0.5], "accuracy_mean": 0.5, "params": 1000, "macs_total": 20000,
+        "latency": {"1": {"median": 0.001}},
+    }  # fmt: skip
+    labels = []
+
+    def save(figure, path):
+        labels.extend(label.get_text() for label in figure.axes[0].get_yticklabels())
+
+    monkeypatch.setattr("globalcnn.viz.comparison.save", save)
+    plot_comparison([entry, {**entry, "model": "resnet_mnist"}], tmp_path / "c.png")
+    assert labels == ["neupde_mnist\n(reconstruction)", "resnet_mnist"]
+
+
 @pytest.mark.parametrize("diffusivity", [None, 1.0])
 def test_evolution(tmp_path, diffusivity):
     layer = GlobalLayer(5, PDE(steps=2), diffusivity=diffusivity).eval()

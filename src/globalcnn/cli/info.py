@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..measure import Counts, ReceptiveField, count, depth, receptive_field
-from ..models import create_model, is_reconstruction, list_models, model_info, shown_name
+from ..models import create_model, is_reconstruction, list_models, model_info, settings_for_size, shown_name
 from ..nn.equilibrium import Equilibrium
 from ..nn.solving import SolveCounts, solve_counts
 from .console import count as short
@@ -48,7 +48,8 @@ def run(args: Args) -> None:
     """Build the network, count, print."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # how many evaluations a solver takes depends on the weights
-        model = create_model(args.model, num_classes=args.num_classes, in_chans=args.in_chans)
+        sized = {} if args.image_size is None else settings_for_size(args.model, *args.image_size)
+        model = create_model(args.model, num_classes=args.num_classes, in_chans=args.in_chans, **sized)
     size = input_size(args.model, model, args.in_chans, args.image_size)
     counts = count(model, size)
     solve = solve_counts(model, counts.layers)

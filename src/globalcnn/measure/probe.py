@@ -68,13 +68,20 @@ def at_rest(*models: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+def check_runs(model: nn.Module, input_size: Sequence[int]) -> None:
+    """A `UserError` unless `model` runs on an image of (C, H, W); the model is left as it was."""
+    image = probe_input(model, checked_size(input_size))
+    with at_rest(model), torch.no_grad():
+        run_once(model, image)
+
+
 def run_once(run: Callable[[Tensor], Any], image: Tensor) -> list[Tensor]:
     """The tensors that `run(image)` gives; a network that rejects the shape becomes a `UserError`."""
     try:
         output = run(image)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm's check sizes by assertions
         if isinstance(error, UserError):
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]

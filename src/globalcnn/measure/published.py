@@ -186,7 +186,7 @@ def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
         if not isinstance(content, dict):
             continue
         for model, data, epochs, accuracy, seeds, confusions in _accuracies(content):
-            where = f"Ours: {epochs} epochs, {seeds} seed(s), {file.relative_to(folder)}."
+            where = f"Ours: {epochs} epoch(s), {seeds} seed(s), {file.relative_to(folder)}."
             for dataset in DATASETS.get(data, ()):
                 if (model, dataset) not in best or epochs > best[model, dataset][0]:
                     best[model, dataset] = (epochs, Measured(round(100 * accuracy, 4), where, confusions))

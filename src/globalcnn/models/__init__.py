@@ -13,6 +13,7 @@ from .registry import (  # noqa: E402
     is_reconstruction,
     list_models,
     model_info,
+    settings_for_size,
     shown_name,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "list_models",
     "load_authors_state_dict",
     "model_info",
+    "settings_for_size",
     "shown_name",
 ]

@@ -42,6 +42,7 @@ def load_authors_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) 
 
     model: a network of this library with Global layers, or one of its baselines from the same code.
     state_dict: the authors' names to tensors; a common prefix "module." (saved from DataParallel) is removed.
+    Entries that their code saves and its forward never reads are passed over.
 
     Raises one `UserError` that lists all missing, unexpected and misshapen entries; the model is untouched
     then.
@@ -53,6 +54,7 @@ def load_authors_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) 
     given = dict(state_dict)
     if given and all(k.startswith("module.") for k in given):
         given = {k.removeprefix("module."): v for k, v in given.items()}
+    given = {k: v for k, v in given.items() if not k.startswith(_without_use(model))}
     own = model.state_dict()
     names = authors_names(model)
     wanted = {names[k]: k for k in own}
@@ -156,7 +158,31 @@ def _mdeq(model: nn.Module, key: str) -> str:
     )
 
 
-# DigitsNet stands here with its own names: the released code of that experiment has none to follow
+_DIGITS = (
+    (r"^stem\.0\.", "conv.bn_f1."),
+    (r"^stem\.2\.", "conv.f."),
+    (r"^body\.g\.0\.", "conv.bn_g."),
+    (r"^body\.g\.2\.", "conv.g."),
+    (r"^body\.norm\.", "conv.bn_out."),
+)
+
+
+def _digits(model: nn.Module, key: str) -> str:
+    """The names of the released experiment on MNIST-10, where all of the body is `conv`."""
+    for ours, theirs in _DIGITS:
+        key = re.sub(ours, theirs, key)
+    return key
+
+
+def _without_use(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the names that stand in the authors' checkpoints of `model` and do nothing in it."""
+    if isinstance(model, MDEQ):  # its solver kept the cell a second time, and both under its own name too
+        return "fullstage_copy.", "deq."
+    if isinstance(model, DigitsNet) and not hasattr(model.body, "norm"):  # digits_conv
+        return ("conv.bn_out.",)
+    return ()
+
+
 _FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], str]] = {
     ResNet: _same,
     DenseNet: _same,
@@ -164,5 +190,5 @@ _FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], str]] = {
     MobileGlobal: _same,
     MNISTNet: _mnist,
     MDEQ: _mdeq,
-    DigitsNet: _same,
+    DigitsNet: _digits,
 }

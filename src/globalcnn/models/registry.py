@@ -157,6 +157,21 @@ def check_model_name(name: str) -> None:
         raise unknown_name("model", str(name), known, way_out="`globalcnn list` shows all.")
 
 
+def settings_for_size(name: str, height: int, width: int) -> dict[str, Any]:
+    """What `create_model` needs for images of that size: some of timm's models are built for one size.
+
+    Empty for all others, and at the size that the model has by itself.
+
+    >>> settings_for_size("vit_tiny_patch16_224", 64, 96), settings_for_size("resnet18", 64, 96)
+    ({'img_size': (64, 96)}, {})
+    """
+    check_model_name(name)
+    cfg = None if name in _INFOS else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if cfg is None or not cfg.fixed_input_size or tuple(cfg.input_size[1:]) == (height, width):
+        return {}
+    return {"img_size": (height, width)}
+
+
 def list_models(pattern: str = "*", *, family: str | None = None, include_timm: bool = False) -> list[str]:
     """Names of the registered models, sorted.
 

@@ -10,8 +10,9 @@ CVPR 2022, section 4.
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
-from timm.models.resnet import BasicBlock, downsample_conv
+from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from ..nn import GlobalLayer
@@ -75,9 +76,42 @@ def _stage(c_in: int, c_out: int, depth: int, *, stride: int) -> nn.Sequential:
         first = i == 0
         step = stride if first else 1
         reshape = first and (step != 1 or c_in != c_out)
-        shortcut = downsample_conv(c_in, c_out, 1, stride=step) if reshape else None
+        shortcut = _shortcut(c_in, c_out, step) if reshape else None
         blocks.append(BasicBlock(c_in if first else c_out, c_out, step, shortcut))
     return nn.Sequential(*blocks)
+
+
+def _shortcut(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+    """1x1 convolution of that stride, then BatchNorm."""
+    thin = stride if c_in < ThinnedSequential.SAFE_CHANNELS else 1
+    conv = nn.Conv2d(c_in, c_out, 1, stride=stride // thin, bias=False)
+    norm = nn.BatchNorm2d(c_out)
+    return nn.Sequential(conv, norm) if thin == 1 else ThinnedSequential(thin, conv, norm)
+
+
+class ThinnedSequential(nn.Sequential):
+    """Layers in sequence, on every `stride`-th row and column: what a 1x1 convolution of that stride reads.
+
+    On processors with AVX2 and without AVX-512, oneDNN writes past a buffer in the weight gradient of a 1x1
+    convolution with a stride, on channels-last input of fewer than 8 channels: wrong gradients, hangs,
+    aborts (torch 2.14; https://github.com/uxlfoundation/oneDNN/issues/6035). Without the stride it does not.
+    """
+
+    SAFE_CHANNELS: Final = 8
+
+    def __init__(self, stride: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def extra_repr(self) -> str:
+        """The stride, which no layer inside shows."""
+        return f"stride={self.stride}"
 
 
 _NETWORKS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {

@@ -181,6 +181,7 @@ class Trainer:
         set_seed(_mixed(self.seed, self.epoch, self.accelerator.process_index))
         self.train_loader.set_epoch(self.epoch)
         self._evaluations = [0, 0]
+        self._raise_drop_path()
         loss, accuracy = self._train(on_step, start)
         self._share_statistics()
         forward, backward = self._evaluations
@@ -198,6 +199,12 @@ class Trainer:
             evaluations=forward / len(self.train_loader) if self._solves else None,
             backward_evaluations=backward / len(self.train_loader) if self._solves else None,
         )
+
+    def _raise_drop_path(self) -> None:
+        """DARTS, as published: from 0 in the first epoch linearly towards the recipe's rate."""
+        rate, set_drop_path = self.recipe.drop_path_rate, getattr(self.model, "set_drop_path", None)
+        if rate and set_drop_path is not None:
+            set_drop_path(rate * self.epoch / self.recipe.epochs)
 
     def _share_statistics(self) -> None:
         """Each process has its own running means and variances of the norms: from here on their averages."""

@@ -59,7 +59,9 @@ class Recipe:
     rand_augment: str = _setting("", "timm's RandAugment, such as rand-m9-mstd0.5; off if empty")
     random_erasing: float = _setting(0.0, "share of images in which a rectangle becomes noise")
     drop_rate: float = _setting(0.0, "dropout before the classifier")
-    drop_path_rate: float = _setting(0.0, "stochastic depth, where the model has it")
+    drop_path_rate: float = _setting(
+        0.0, "stochastic depth, where the model has it; in DARTS it rises to this over the epochs"
+    )
     auxiliary_weight: float = _setting(0.0, "weight of an auxiliary head's loss, where the model has one")
     precision: str = _setting("no", "mixed precision: no, bf16 or fp16")
     validation: float = _setting(0.1, "share of the training images held out to choose the best epoch")

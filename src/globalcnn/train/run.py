@@ -16,6 +16,8 @@ from ..data import DataSource
 from ..errors import UserError
 from ..files import read_json, write_json, written_aside
 from ..measure import environment
+from ..measure.probe import check_runs
+from ..models import settings_for_size
 from .checkpoint import Description, load_state, load_weights, save_state, save_weights
 from .evaluate import Evaluation
 from .loop import EpochResult, Progress, Trainer, make_accelerator
@@ -104,6 +106,7 @@ def train(
     description = describe(model, data, recipe, settings or {})
     set_seed(seed)
     network = description.build()
+    check_runs(network, (description.in_chans, *description.image_size))
     # auxiliary heads and stochastic depth leave parameters without gradient in some steps
     unused = bool(recipe.drop_path_rate or getattr(network, "uncounted_modules", ()))
     accelerator = make_accelerator(device, recipe.precision, unused_parameters=unused)
@@ -148,6 +151,7 @@ def describe(model: str, data: DataSource, recipe: Recipe, settings: dict[str, A
     for name in ("drop_rate", "drop_path_rate"):
         if getattr(recipe, name):
             chosen.setdefault(name, getattr(recipe, name))
+    chosen = settings_for_size(model, *data.image_size) | chosen
     description = Description(
         model=model,
         num_classes=len(data.classes) if num_classes is None else num_classes,
