@@ -14,14 +14,14 @@ fi
 preloaded="$runtime $("$compiler" -print-file-name=libstdc++.so)"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+isas=
+for isa in avx512 avx2; do
+    if grep -qw "${isa/avx512/avx512f}" /proc/cpuinfo 2>/dev/null; then isas="$isas $isa"; else echo "$isa: not on this processor"; fi
+done
 flags='["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g1"]'
 "$python" -c "from pathlib import Path; from globalcnn.ops.native.build import build
-build(extra=$flags, to=Path('$folder/sanitized.so'))"
-for isa in ${ISAS:-avx512 avx2 plain}; do
-    if [ "$isa" != plain ] && ! grep -qw "${isa/avx512/avx512f}" /proc/cpuinfo 2>/dev/null; then
-        echo "$isa: not on this processor"
-        continue
-    fi
+build(extra=$flags, isas='$isas'.split(), to=Path('$folder/sanitized.so'))"
+for isa in $isas plain; do
     # what Python itself leaves behind at exit is not looked at; the library is the last word on the rest
     LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
         GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" "$here/native_checks.py" --few

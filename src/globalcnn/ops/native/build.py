@@ -70,12 +70,16 @@ def find_compiler() -> str | None:
 
 
 def build(
-    *, force: bool = False, extra: Sequence[str] = (), plain: bool = False, to: Path | None = None
+    *,
+    force: bool = False,
+    extra: Sequence[str] = (),
+    isas: Sequence[str] = ("avx2", "avx512"),
+    to: Path | None = None,
 ) -> Path:
     """Compile and put the library in its place; nothing is done if it is there already.
 
     force: compile in any case. For checks of the kernels themselves: extra, further compiler flags
-    (sanitizers, faults); plain, without the kernels for AVX; to, another place for the library.
+    (sanitizers, faults); isas, for which instruction sets besides plain; to, another place for the library.
 
     Raises `UserError` if there is no compiler or it fails.
     """
@@ -97,7 +101,7 @@ def build(
     if not os.access(target.parent, os.W_OK):
         raise UserError(f"cannot write to {str(target.parent)!r}, where the native kernels belong")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        part = _compile(compiler, Path(folder), extra, plain)
+        part = _compile(compiler, Path(folder), extra, isas)
         os.replace(part, target)
     for stale in target.parent.glob("kernels-*.so"):
         if to is None and stale != target:
@@ -105,12 +109,13 @@ def build(
     return target
 
 
-def _compile(compiler: str, folder: Path, extra: Sequence[str], plain: bool) -> Path:
+def _compile(compiler: str, folder: Path, extra: Sequence[str], isas: Sequence[str]) -> Path:
     root = Path(torch.__file__).resolve().parent
-    vectors = platform.machine().lower() in ("x86_64", "amd64") and not plain
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    wanted = {f"kernels_{isa}" for isa in isas if x86}
     jobs = []
     for name in (*KERNELS, "ops"):
-        flags = [*COMMON, *(FLAGS.get(name, ()) if vectors else ()), *extra]
+        flags = [*COMMON, *(FLAGS.get(name, ()) if name in wanted else ()), *extra]
         if name == "ops":
             # only what torch 2.10 had, so that one library serves all later versions
             flags += [f"-I{root / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
