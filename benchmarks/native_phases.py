@@ -2,8 +2,9 @@
 
     python benchmarks/native_phases.py [--out results/bench/phases.json] [--isa avx2]
 
-Builds the kernels once more with counters in them (about a minute), runs a Global layer at inference on the shapes of
+Builds the kernels once more with counters in them (a minute), runs a Global layer at inference on the shapes of
 `globalcnn bench`, in both memory formats, and writes what each phase takes in nanoseconds per vector of elements.
+The first three shapes are measured again with other choices compiled in, in processes of their own.
 Beside it stands the arithmetic ceiling: the same number of multiply-adds in a matrix product, measured in the same
 process. x86 processors alone have the clock that is read. Nothing else should run on the machine.
 """
@@ -12,16 +13,29 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 PHASES = ("weights", "read", "convolutions", "halos", "steps", "write")
 SHAPES = ((64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8), (16, 24, 56, 56), (16, 96, 14, 14))
 STEPS = (1, 5)
 RUNS = 100
+
+
+# other choices, and the flags that make them
+VARIANTS = {
+    "as it is": [],
+    "two vectors at once": ["-DGLOBALCNN_VECTORS=2"],
+    "four vectors at once": ["-DGLOBALCNN_VECTORS=4"],
+    "planes of one channel": ["-DGLOBALCNN_SHALLOW"],
+}
 
 
 def main() -> None:
@@ -33,25 +47,50 @@ def main() -> None:
     parser.add_argument(
         "--isa", default=None, help="avx512, avx2 or plain; default: the best of the processor"
     )
-    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each layer; the least time counts")
+    parser.add_argument(
+        "--library", type=Path, default=None, help=argparse.SUPPRESS
+    )  # of the processes of their own
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.runs < 1:
         parser.error(f"--runs {args.runs} must be 1 or more")
     if args.isa is not None and args.isa not in ("avx512", "avx2", "plain"):
         parser.error(f"--isa {args.isa!r} must be avx512, avx2 or plain")
+    if args.library is not None:
+        measure(args.library, args.out, args.runs, args.shapes)
+        return
+    if args.out.exists():
+        print(f"{args.out} will be replaced")
+    facts = {}
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "phases.so"
-        os.environ["GLOBALCNN_NATIVE_LIBRARY"] = str(library)  # before the kernels are first looked for
-        if args.isa is not None:
-            os.environ["GLOBALCNN_ISA"] = args.isa
-        from globalcnn.ops.native.build import build
+        for name, flags in VARIANTS.items():
+            print(f"== {name}")
+            facts[name] = in_a_process(Path(folder), flags, args, len(SHAPES) if not flags else 3)
+    from globalcnn.files import write_json
 
-        print("compiling the kernels with counters (about a minute)")
-        build(extra=["-DGLOBALCNN_PHASES"], to=library)
-        measure(library, args.out, args.runs)
+    rows = facts["as it is"].pop("rows")
+    others = {name: content["rows"] for name, content in facts.items() if name != "as it is"}
+    write_json(args.out, {**facts["as it is"], "rows": rows, "variants": others})
+    print(f"wrote {args.out}")
 
 
-def measure(library: Path, out: Path, runs: int) -> None:
+def in_a_process(folder: Path, flags: list[str], args: argparse.Namespace, shapes: int) -> dict[str, Any]:
+    """Compile, and measure in a process of its own: a library once loaded stays."""
+    from globalcnn.ops.native import instruction_set, load
+    from globalcnn.ops.native.build import build
+
+    isa = args.isa or (instruction_set() if load() is None else "avx2")
+    print("compiling the kernels with counters (up to a minute)")
+    library = build(extra=["-DGLOBALCNN_PHASES", *flags], isas=(isa,), to=folder / "phases.so", force=True)
+    words = [sys.executable, __file__, "--library", str(library), "--out", str(folder / "rows.json")]
+    environment = {**os.environ, "GLOBALCNN_NATIVE_LIBRARY": str(library), "GLOBALCNN_ISA": isa}
+    subprocess.run([*words, "--runs", str(args.runs), "--shapes", str(shapes)], env=environment, check=True)
+    content: dict[str, Any] = json.loads((folder / "rows.json").read_text())
+    return content
+
+
+def measure(library: Path, out: Path, runs: int, shapes: int) -> None:
     """All shapes, formats and numbers of steps."""
     import torch
 
@@ -71,7 +110,7 @@ def measure(library: Path, out: Path, runs: int) -> None:
     lanes = {"avx512": 16, "avx2": 8, "plain": 4}[instruction_set()]
     nanoseconds = tick_length(ticks)
     rows = []
-    for shape in SHAPES:
+    for shape in SHAPES[:shapes]:
         for steps in STEPS:
             for name, memory in (
                 ("contiguous", torch.contiguous_format),
@@ -81,8 +120,7 @@ def measure(library: Path, out: Path, runs: int) -> None:
                 rows.append({"shape": shape, "steps": steps, "format": name, **row})
                 words = "  ".join(f"{k} {v:.1f}" for k, v in row["phases"].items())
                 print(
-                    f"{'x'.join(map(str, shape))} K {steps} {name}: {words}  all {row['all']:.1f}, "
-                    f"arithmetic ceiling {row['arithmetic']:.1f} ns per vector"
+                    f"{'x'.join(map(str, shape))} K {steps} {name}: {words}  whole call {row['all']:.1f} ns"
                 )
     facts = {
         "what": "nanoseconds per vector of `lanes` elements, least of the runs, one thread",
@@ -95,10 +133,11 @@ def measure(library: Path, out: Path, runs: int) -> None:
         "rows": rows,
     }
     write_json(out, facts)
-    print(f"wrote {out}")
 
 
-def one(shape, steps, memory, ticks, nanoseconds, lanes, runs):
+def one(
+    shape: tuple[int, ...], steps: int, memory: Any, ticks: Any, nanoseconds: float, lanes: int, runs: int
+) -> dict[str, Any]:
     """One layer: each phase's least time over the runs, the layer's own, and that of a matrix product."""
     import torch
 
@@ -128,12 +167,11 @@ def one(shape, steps, memory, ticks, nanoseconds, lanes, runs):
     return {
         "phases": dict(zip(PHASES, least, strict=True)),
         "all": 1e9 * min(whole[3:]) / vectors,
-        "all_median": 1e9 * statistics.median(whole[3:]) / vectors,
         "arithmetic": 1e9 * min(arithmetic[3:]) / vectors,
     }
 
 
-def tick_length(ticks) -> float:
+def tick_length(ticks: Any) -> float:
     """Nanoseconds of a tick: a long call, nearly all of which is in the phases, against the time it takes."""
     import torch
 

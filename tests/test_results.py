@@ -49,3 +49,12 @@ def test_results_name_seed_versions_and_hardware(file):
 
 def test_no_weights_or_data_among_the_results():
     assert {p.suffix for p in (ROOT / "results").rglob("*") if p.is_file()} <= {".json", ".png", ".md"}
+
+
+def test_the_performance_page_says_what_the_benchmarks_say():
+    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "performance_page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert page.section() in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), (
+        "run: python benchmarks/performance_page.py"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from ..measure import count
 from ..nn import GlobalLayer
 from ..ops import PDE
+from ..optimize.form import Form as OptimizedForm
+from ..optimize.form import prepared
 from .race import Form, Run, eager_backend, race, reason
 from .results import Cell, Comparison, Progress, Settings, Side
 
@@ -23,8 +26,8 @@ FORMATS: dict[str, torch.memory_format] = {
 }
 NOTES = (
     "The allocator is warm: the same tensors again and again.",
-    "The layer by the eager backend is shown for comparison; the ratio is of each side's best memory format, "
-    "ours with the backend that is chosen by itself.",
+    "The layer by the eager backend is shown for comparison; the ratio is of each side's best form. Fused: "
+    "the layer as optimize_for_inference puts it into a network, where a call looks nothing up.",
     "Ceilings, measured in the same run: bytes, a copy of the map; arithmetic, a matrix product of as many "
     "multiply-adds as the layer's convolutions and solve have; call, the layer on a map of one pixel.",
 )
@@ -62,10 +65,23 @@ def _cell(name: str, shape: tuple[int, ...], steps: int, training: bool, setting
         for words, fmt in FORMATS.items()
     ]
     if not training:
-        ours += _ceilings(layer, x)
+        ours = _fused(layer, x) + ours + _ceilings(layer, x)
     theirs = [Form(words, _preparing(conv, x, fmt, training, False)) for words, fmt in FORMATS.items()]
     sides = (("GlobalLayer", ours), ("convolution", theirs))
     return race(name, *sides, settings, images=shape[0], facts=facts)
+
+
+def _fused(layer: nn.Module, x: Tensor) -> list[Form]:
+    """The layer as `optimize_for_inference` puts it into a network: nothing is looked up at a call."""
+
+    def preparing(fmt: torch.memory_format) -> Callable[[], Run]:
+        def prepare() -> Run:
+            whole = prepared(copy.deepcopy(layer).eval(), OptimizedForm(fused=True))[0]
+            return forward(whole, x.clone().contiguous(memory_format=fmt))
+
+        return prepare
+
+    return [Form(f"fused, {words}", preparing(fmt)) for words, fmt in FORMATS.items()]
 
 
 def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:
@@ -83,7 +99,8 @@ def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:
         return lambda: torch.mm(left, right, out=to)
 
     def calling() -> Run:
-        return forward(copy.deepcopy(layer).eval(), x[:1, :, :1, :1].contiguous())
+        whole = prepared(copy.deepcopy(layer).eval(), OptimizedForm(fused=True))[0]
+        return forward(whole, x[:1, :, :1, :1].contiguous())
 
     ways = {"bytes": copying, "arithmetic": multiplying, "call": calling}
     return [Form(CEILING + word, prepare, competes=False) for word, prepare in ways.items()]

@@ -12,7 +12,8 @@ extern int globalcnn_fault;
 #define FAULTY(number, good, bad) (good)
 #endif
 
-// A build for benchmarks/native_phases.py (-DGLOBALCNN_PHASES) adds up what the phases of `layer` take, in ticks of
+// Builds for benchmarks/native_phases.py: -DGLOBALCNN_VECTORS=n and -DGLOBALCNN_SHALLOW show other choices (vectors at
+// once in a convolution; planes of one channel), and -DGLOBALCNN_PHASES adds up what the phases of `layer` take, in ticks of
 // the processor's clock, for one thread: PHASE(i) ends phase i, PHASE(-1) only starts the clock.
 #ifdef GLOBALCNN_PHASES
 extern uint64_t globalcnn_phase_ticks[8], globalcnn_phase_since;

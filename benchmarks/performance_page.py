@@ -1,0 +1,220 @@
+"""Writes the tables of docs/performance.md from the files under results/bench/: python benchmarks/performance_page.py"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+START, END = "<!-- tables: written by benchmarks/performance_page.py -->", "<!-- end of tables -->"
+CEILINGS = ("bytes", "arithmetic", "call")
+
+
+def read(name: str) -> dict[str, Any]:
+    """One result, parsed."""
+    return json.loads((ROOT / "results" / "bench" / name).read_text(encoding="utf-8"))
+
+
+def hardware(content: dict[str, Any]) -> str:
+    """The versions and class of hardware, in words."""
+    e = content["environment"]
+    return f"{e['cpu']}, {e['simd']}, {e['threads']} thread(s), torch {e['torch']}, seed {content['seed']}"
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Three digits."""
+    return "-" if seconds is None else f"{1e3 * seconds:.3g}"
+
+
+def best(side: dict[str, Any]) -> float | None:
+    """Seconds of the side's best form."""
+    return next((f["seconds"] for f in side["forms"] if f["form"] == side["best"]), None)
+
+
+def form(side: dict[str, Any], name: str) -> float | None:
+    """Seconds of a form."""
+    return next((f["seconds"] for f in side["forms"] if f["form"] == name), None)
+
+
+def cells(content: dict[str, Any], word: str) -> list[dict[str, Any]]:
+    """The cells of a table that could be measured; none where the table was not run."""
+    return [c for c in content["tables"].get(word, {}).get("cells", []) if c["ratio"] is not None]
+
+
+def layer_cell(content: dict[str, Any], shape: list[int], steps: int, training: bool) -> dict[str, Any]:
+    """A cell of the table `layer`."""
+    wanted = {"shape": shape, "steps": steps, "training": training}
+    return next(c for c in cells(content, "layer") if c["facts"] == wanted)
+
+
+def shapes(content: dict[str, Any]) -> list[list[int]]:
+    """Those of the table `layer`."""
+    found: list[list[int]] = []
+    for cell in cells(content, "layer"):
+        if cell["facts"]["shape"] not in found:
+            found.append(cell["facts"]["shape"])
+    return found
+
+
+def targets(content: dict[str, Any]) -> list[str]:
+    """What was to be reached, beside what was measured."""
+    rows: list[tuple[object, ...]] = []
+    for shape in shapes(content)[:3]:
+        one, five = (layer_cell(content, shape, steps, False) for steps in (1, 5))
+        name = "x".join(map(str, shape))
+        rows.append((f"layer / 3x3 convolution, {name}, K 1", "<= 0.50 (goal 0.35)", f"{one['ratio']:.2f}"))
+        growth = best(five["ours"]) / best(one["ours"])  # type: ignore[operator]
+        rows.append((f"layer, K 5 / K 1, {name}", "<= 1.5", f"{growth:.2f}"))
+    for cell in cells(content, "networks"):
+        if cell["name"].startswith("resnet_global_cifar"):
+            batch = cell["facts"]["batch"]
+            rows.append(
+                (f"ResNet-32 / ResNet-Global, batch {batch}", ">= 3.5 (goal 4)", f"{1 / cell['ratio']:.2f}")
+            )
+    for cell in cells(content, "training"):
+        name = f"training step, ResNet-32 / ResNet-Global, batch {cell['facts']['batch']}"
+        rows.append((name, ">= 3", f"{1 / cell['ratio']:.2f}"))
+    kept = {r["steps"]: r["kept"] for r in content["tables"]["memory"]["rows"] if r["backend"] == "automatic"}
+    rows.append(("memory kept for the backward, K 10 / K 1", "1", f"{kept[10] / kept[1]:.2f}"))
+    return table(("ratio of times", "wanted", "measured"), rows)
+
+
+def ceilings(content: dict[str, Any]) -> list[str]:
+    """The layer beside what it cannot be faster than."""
+    rows = []
+    for shape in shapes(content):
+        for steps in (1, 5):
+            cell = layer_cell(content, shape, steps, False)
+            bounds = [milliseconds(form(cell["ours"], f"ceiling: {word}")) for word in CEILINGS]
+            rows.append(
+                (
+                    "x".join(map(str, shape)),
+                    steps,
+                    f"{milliseconds(best(cell['ours']))} ({cell['ours']['best']})",
+                    *bounds,
+                    milliseconds(best(cell["theirs"])),
+                    f"{cell['ratio']:.2f}",
+                    f"{layer_cell(content, shape, steps, True)['ratio']:.2f}",
+                )
+            )
+    columns = ("shape", "K", "layer, ms", *CEILINGS, "convolution, ms", "ratio", "ratio, forward + backward")
+    return table(columns, rows)
+
+
+def phases(content: dict[str, Any]) -> list[str]:
+    """Where the kernel's time goes."""
+    names = list(content["rows"][0]["phases"])
+    rows = [
+        (
+            "x".join(map(str, r["shape"])),
+            r["steps"],
+            r["format"],
+            *(f"{r['phases'][name]:.1f}" for name in names),
+            f"{r['all']:.1f}",
+            f"{r['arithmetic']:.1f}",
+        )
+        for r in content["rows"]
+    ]
+    return table(("shape", "K", "memory", *names, "whole call", "ceiling: arithmetic"), rows)
+
+
+def variants(content: dict[str, Any]) -> list[str]:
+    """Other choices: the phases of the layer at K 1."""
+    rows = []
+    for name, measured in {"as it is": content["rows"], **content["variants"]}.items():
+        for r in measured:
+            if r["steps"] == 1 and r["shape"] in shapes_of(content)[:3]:
+                p = r["phases"]
+                spent = (p["convolutions"], p["steps"], sum(p.values()))
+                rows.append(("x".join(map(str, r["shape"])), r["format"], name, *(f"{x:.1f}" for x in spent)))
+    rows.sort(key=lambda row: (row[0] != "64x16x32x32", row[0] != "64x32x16x16", row[1] == "channels-last"))
+    return table(("shape", "memory", "choice", "convolutions", "steps", "all phases"), rows)
+
+
+def shapes_of(content: dict[str, Any]) -> list[list[int]]:
+    """Those of the phases."""
+    return [
+        r["shape"]
+        for i, r in enumerate(content["rows"])
+        if r["shape"] not in [s["shape"] for s in content["rows"][:i]]
+    ]
+
+
+def networks(content: dict[str, Any], word: str) -> list[str]:
+    """Networks, each side at its best."""
+    rows = [
+        (
+            c["name"],
+            *(f"{milliseconds(best(c[side]))} ({c[side]['best']})" for side in ("ours", "theirs")),
+            f"{1 / c['ratio']:.2f}",
+            f"{1 / c['facts']['macs_ratio']:.2f}",
+        )
+        for c in cells(content, word)
+    ]
+    if not rows:
+        return ["Not measured.", ""]
+    columns = ("networks", "ours, ms", "theirs, ms", "times as fast", "times fewer multiply-adds")
+    return table(columns, rows)
+
+
+def section() -> str:
+    """The tables."""
+    bench, kernel = read("bench.json"), read("phases.json")
+    lines = [
+        START,
+        "",
+        f"`results/bench/bench.json`: {hardware(bench)}; medians, at most {bench['settings']['runs']} rounds or "
+        f"{bench['settings']['seconds']:g} s a cell.",
+        "",
+        *targets(bench),
+        "### The layer beside its ceilings",
+        "",
+        "Milliseconds of a forward; the ceilings are measured in the same run: a copy of the map (bytes), a matrix",
+        "product of as many multiply-adds as convolutions and solve have (arithmetic), the layer on one pixel (call).",
+        "",
+        *ceilings(bench),
+        "### Where the kernel's time goes",
+        "",
+        f"`results/bench/phases.json`: {hardware(kernel)}; nanoseconds per vector of {kernel['lanes']} elements, the",
+        f"least of {kernel['runs']} runs.",
+        "",
+        *phases(kernel),
+        "### Other choices",
+        "",
+        "The same, at K 1, compiled with other choices.",
+        "",
+        *variants(kernel),
+        "### Networks",
+        "",
+        "Each side at its own best of eager, channels-last, compiled and optimised (`optimize_for_inference`).",
+        "",
+        *networks(bench, "networks"),
+        "At 224 x 224:",
+        "",
+        *networks(bench, "imagenet"),
+        "Against networks that solve:",
+        "",
+        *networks(bench, "solvers"),
+        END,
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Put the tables into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    PAGE.write_text(before + section() + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
