@@ -30,8 +30,10 @@ def table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three digits."""
-    return "-" if seconds is None else f"{1e3 * seconds:.3g}"
+    """Three digits, or whole ones."""
+    if seconds is None:
+        return "-"
+    return f"{1e3 * seconds:,.0f}" if seconds >= 1 else f"{1e3 * seconds:.3g}"
 
 
 def best(side: dict[str, Any]) -> float | None:
@@ -64,7 +66,7 @@ def shapes(content: dict[str, Any]) -> list[list[int]]:
     return found
 
 
-def targets(content: dict[str, Any]) -> list[str]:
+def targets(content: dict[str, Any], compared: dict[str, Any]) -> list[str]:
     """What was to be reached, beside what was measured."""
     rows: list[tuple[object, ...]] = []
     for shape in shapes(content)[:3]:
@@ -73,7 +75,7 @@ def targets(content: dict[str, Any]) -> list[str]:
         rows.append((f"layer / 3x3 convolution, {name}, K 1", "<= 0.50 (goal 0.35)", f"{one['ratio']:.2f}"))
         growth = best(five["ours"]) / best(one["ours"])  # type: ignore[operator]
         rows.append((f"layer, K 5 / K 1, {name}", "<= 1.5", f"{growth:.2f}"))
-    for cell in cells(content, "networks"):
+    for cell in cells(compared, "networks"):
         if cell["name"].startswith("resnet_global_cifar"):
             batch = cell["facts"]["batch"]
             rows.append(
@@ -165,16 +167,28 @@ def networks(content: dict[str, Any], word: str) -> list[str]:
     return table(columns, rows)
 
 
+def about(name: str, content: dict[str, Any]) -> str:
+    """What a file of results is of."""
+    settings = content["settings"]
+    return (
+        f"- `results/bench/{name}/bench.json`: {hardware(content)}; medians, at most {settings['runs']} rounds or "
+        f"{settings['seconds']:g} s a cell"
+    )
+
+
 def section() -> str:
     """The tables."""
-    bench, kernel = read("bench.json"), read("phases.json")
+    bench, kernel = read("layer/bench.json"), read("phases.json")
+    compared, others = read("networks/bench.json"), read("others/bench.json")
     lines = [
         START,
         "",
-        f"`results/bench/bench.json`: {hardware(bench)}; medians, at most {bench['settings']['runs']} rounds or "
-        f"{bench['settings']['seconds']:g} s a cell.",
+        *(
+            about(name, content)
+            for name, content in (("layer", bench), ("networks", compared), ("others", others))
+        ),
         "",
-        *targets(bench),
+        *targets(bench, compared),
         "### The layer beside its ceilings",
         "",
         "Milliseconds of a forward; the ceilings are measured in the same run: a copy of the map (bytes), a matrix",
@@ -196,13 +210,13 @@ def section() -> str:
         "",
         "Each side at its own best of eager, channels-last, compiled and optimised (`optimize_for_inference`).",
         "",
-        *networks(bench, "networks"),
+        *networks(compared, "networks"),
         "At 224 x 224:",
         "",
-        *networks(bench, "imagenet"),
+        *networks(others, "imagenet"),
         "Against networks that solve:",
         "",
-        *networks(bench, "solvers"),
+        *networks(others, "solvers"),
         END,
     ]
     return "\n".join(lines)

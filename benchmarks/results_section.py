@@ -57,6 +57,30 @@ def cifar() -> str:
     )
 
 
+def speed() -> str:
+    """How much faster the condensed networks are at inference, each side at its own best."""
+    content = read("bench/networks/bench.json")
+    ratios: dict[str, dict[int, float]] = {}
+    macs: dict[str, float] = {}
+    for cell in content["tables"]["networks"]["cells"]:
+        pair = f"{cell['ours']['name']} / {cell['theirs']['name']}"
+        ratios.setdefault(pair, {})[cell["facts"]["batch"]] = 1 / cell["ratio"]
+        macs[pair] = 1 / cell["facts"]["macs_ratio"]
+    batches = sorted(next(iter(ratios.values())))
+    lines = [
+        f"**Inference, times as fast**, each side at its own best of eager, channels-last, compiled and "
+        f"`optimize_for_inference`; untrained weights, seed {content['seed']}. {hardware(content['environment'])}; "
+        "results/bench/networks/; more in docs/performance.md.",
+        "",
+        "| networks | " + " | ".join(f"batch {b}" for b in batches) + " | times fewer multiply-adds |",
+        "|---|" + "---|" * (len(batches) + 1),
+    ]
+    for pair, found in ratios.items():
+        figures = " | ".join(f"{found[b]:.2f}" for b in batches)
+        lines.append(f"| {pair} | {figures} | {macs[pair]:.2f} |")
+    return "\n".join(lines)
+
+
 def demo() -> str:
     """The demo's comparison of ResNet-32 and ResNet-Global."""
     content = read("demo/summary.json")
@@ -79,7 +103,7 @@ def demo() -> str:
 
 def section() -> str:
     """The whole section, markers included."""
-    return "\n\n".join((START, "## Results", backbones(), cifar(), demo(), END))
+    return "\n\n".join((START, "## Results", backbones(), cifar(), speed(), demo(), END))
 
 
 def main() -> None:
