@@ -16,7 +16,7 @@ from .console import say
 class Args:
     """Compile the native CPU kernels of the Global layer with this machine's C++ compiler.
 
-    Takes under a minute, once per version; CXX chooses the compiler. Without them everything works, slower.
+    Takes about a minute, once per version; CXX chooses the compiler. Without them everything works, slower.
     """
 
     force: tyro.conf.FlagCreatePairsOff[bool] = False
