@@ -60,23 +60,24 @@ def cifar() -> str:
 def speed() -> str:
     """How much faster the condensed networks are at inference, each side at its own best."""
     content = read("bench/networks/bench.json")
-    ratios: dict[str, dict[int, float]] = {}
+    ratios: dict[str, dict[int, str]] = {}
     macs: dict[str, float] = {}
     for cell in content["tables"]["networks"]["cells"]:
         pair = f"{cell['ours']['name']} / {cell['theirs']['name']}"
-        ratios.setdefault(pair, {})[cell["facts"]["batch"]] = 1 / cell["ratio"]
+        runs = [f["runs"] for k in ("ours", "theirs") for f in cell[k]["forms"] if f["seconds"] is not None]
+        ratios.setdefault(pair, {})[cell["facts"]["batch"]] = f"{1 / cell['ratio']:.2f} ({min(runs)})"
         macs[pair] = 1 / cell["facts"]["macs_ratio"]
     batches = sorted(next(iter(ratios.values())))
     lines = [
         f"**Inference, times as fast**, each side at its own best of eager, channels-last, compiled and "
-        f"`optimize_for_inference`; untrained weights, seed {content['seed']}. {hardware(content['environment'])}; "
+        f"`optimize_for_inference`; in brackets the rounds timed, where one is a single call and says little; untrained weights, seed {content['seed']}. {hardware(content['environment'])}; "
         "results/bench/networks/; more in docs/performance.md.",
         "",
         "| networks | " + " | ".join(f"batch {b}" for b in batches) + " | times fewer multiply-adds |",
         "|---|" + "---|" * (len(batches) + 1),
     ]
     for pair, found in ratios.items():
-        figures = " | ".join(f"{found[b]:.2f}" for b in batches)
+        figures = " | ".join(found[b] for b in batches)
         lines.append(f"| {pair} | {figures} | {macs[pair]:.2f} |")
     return "\n".join(lines)
 
