@@ -27,7 +27,7 @@ _spec = importlib.util.spec_from_file_location("native_checks", HERE / "native_c
 checks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(checks)
 
-FAULTS = 29
+FAULTS = 34
 OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
