@@ -50,6 +50,27 @@ def test_a_time_limit_ends_the_rounds_after_at_least_one(monkeypatch):
     assert latency({"a": torch.relu}, EXAMPLE, seconds=1e-9)["a"].runs == 1
 
 
+def test_not_less_than_so_many_rounds():
+    assert latency({"a": torch.relu}, EXAMPLE, seconds=1e-9, least=4)["a"].runs == 4
+    assert latency({"a": torch.relu}, EXAMPLE, seconds=1e-9, least=4, runs=2)["a"].runs == 2
+
+
+def test_a_turn_of_calls_for_so_many_seconds(monkeypatch):
+    now = [0.0]
+
+    def slow(x):
+        now[0] += 0.5
+
+    monkeypatch.setattr(
+        sys.modules["globalcnn.measure.latency"], "time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
+    calls = []
+    other = lambda x: (calls.append(1), slow(x))  # noqa: E731
+    times = latency({"a": slow, "b": other}, EXAMPLE, runs=2, warmup=1, burst=1.2)
+    assert len(calls) == 1 + 2 * 3  # the warm-up is one call
+    assert (times["a"].median, times["a"].runs) == (0.5, 2)
+
+
 def test_modules_run_in_eval_and_inference_mode_and_are_restored():
     seen = []
 
@@ -80,6 +101,9 @@ def test_modules_run_in_eval_and_inference_mode_and_are_restored():
         ({"seconds": 0}, UserError, "seconds must be a positive number"),
         ({"seconds": math.nan}, UserError, "seconds"),
         ({"seconds": "1"}, UserError, "seconds"),
+        ({"burst": -1}, UserError, "burst must be a number of seconds, 0 for single calls, got -1"),
+        ({"burst": math.nan}, UserError, "burst"),
+        ({"least": 0}, UserError, "least must be an integer of 1 or more, got 0"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, error, message):

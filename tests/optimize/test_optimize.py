@@ -94,6 +94,20 @@ def test_networks_of_one_class_do_not_crowd_each_other_out():
             assert torch.allclose(fast(IMAGES), model(IMAGES), atol=1e-6)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_what_is_compiled_runs_only_what_it_was_compiled_for():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    fast = OptimizedModel(model, Form(compiled=True), IMAGES)
+    turned = IMAGES.transpose(2, 3).contiguous().transpose(2, 3)
+    with torch.no_grad():
+        wanted = model(IMAGES)
+        for images in (IMAGES, IMAGES.to(memory_format=torch.channels_last), turned, IMAGES[:1]):
+            assert torch.allclose(fast(images), wanted[: len(images)], atol=1e-6)
+        with torch.autocast("cpu"):
+            assert fast(IMAGES).dtype == torch.bfloat16
+        assert fast(IMAGES).dtype == torch.float32
+
+
 def test_other_batches_and_sizes(tiny):
     model = tiny
     fast = OptimizedModel(copy.deepcopy(model), Form(piece=2), IMAGES)

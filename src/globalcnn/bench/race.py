@@ -15,6 +15,8 @@ from ..ops import backends
 from .results import Cell, Settings, Side, Timed
 
 Run = Callable[[], Any]
+BURST = 0.02  # seconds of a turn: as many calls as fit
+LEAST = 3  # rounds, however long they take: a median of one is none
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def race(
     """Prepare every form of both sides, run each once, then time all that work in turn.
 
     A form that fails is recorded with the reason. As many rounds as `settings.runs`, fewer after
-    `settings.seconds`; two more before them are not timed where that is short.
+    `settings.seconds`, but `LEAST` at least; two more before them are not timed where that is short. A turn
+    lasts `BURST` at least.
     """
     runs: dict[tuple[int, int], Run] = {}
     failures: dict[tuple[int, int], str] = {}
@@ -91,7 +94,13 @@ def _times(
     candidates = {str(key): _outside_inference(run) for key, run in runs.items()}
     warmup = 2 if 10 * round_seconds < settings.seconds else 0
     found = latency(
-        candidates, torch.empty(images), runs=settings.runs, warmup=warmup, seconds=settings.seconds
+        candidates,
+        torch.empty(images),
+        runs=settings.runs,
+        warmup=warmup,
+        seconds=settings.seconds,
+        burst=0.0 if settings.quick else min(BURST, settings.seconds / 100),
+        least=1 if settings.quick else min(LEAST, settings.runs),
     )
     return {key: found[str(key)] for key in runs}
 

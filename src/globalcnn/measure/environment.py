@@ -20,12 +20,13 @@ def environment() -> dict[str, Any]:
     Keys: `python`, `torch`, `torchvision`, `timm`, `globalcnn` (versions, None where a package is absent),
     `platform` (system and machine), `cpu` (model as the system reports it), `cores` (of the machine),
     `usable_cores` (that this process may use), `threads` (that torch uses), `simd` (the instruction set that
-    torch chose), `gpu` (name of the first GPU or None), `gpus` (how many), `cuda` (version torch was built
-    with, or None). Neither the name of the host nor of the user is in it.
+    torch chose), `openmp` (variables OMP_* that are set, in one line, or None), `gpu` (name of the first GPU
+    or None), `gpus` (how many), `cuda` (version torch was built with, or None). Neither the name of the host
+    nor of the user is in it.
 
     >>> sorted(environment())
-    ['cores', 'cpu', 'cuda', 'globalcnn', 'gpu', 'gpus', 'platform', 'python', 'simd', 'threads', 'timm',
-     'torch', 'torchvision', 'usable_cores']
+    ['cores', 'cpu', 'cuda', 'globalcnn', 'gpu', 'gpus', 'openmp', 'platform', 'python', 'simd', 'threads',
+     'timm', 'torch', 'torchvision', 'usable_cores']
     """
     gpus = torch.cuda.device_count()
     return {
@@ -40,6 +41,7 @@ def environment() -> dict[str, Any]:
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "simd": torch.backends.cpu.get_cpu_capability(),
+        "openmp": " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("OMP_")) or None,
         "gpu": torch.cuda.get_device_name(0) if gpus else None,
         "gpus": gpus,
         "cuda": torch.version.cuda,

@@ -18,7 +18,7 @@ from .probe import at_rest
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one candidate in seconds per batch: the median and the quartiles of `runs` timed calls."""
+    """Times of one candidate in seconds per batch: the median and the quartiles of `runs` timed turns."""
 
     median: float
     lower: float
@@ -39,17 +39,23 @@ def latency(
     runs: int = 30,
     warmup: int = 3,
     seconds: float | None = None,
+    burst: float = 0.0,
+    least: int = 1,
 ) -> dict[str, Latency]:
     """Time each of `candidates` on the batch `example` (N, ...), all in one process and in turn.
 
-    Every round calls each candidate once, in an order that reverses from round to round, so that a slow phase
-    of the machine falls on all of them. `warmup` rounds are not timed; then follow `runs` rounds, fewer if
-    `seconds` have passed before (never less than one). Calls are made in inference mode, modules in eval
+    Every round gives each candidate a turn, in an order that reverses from round to round, so that a slow phase
+    of the machine falls on all of them. A turn is one call; with `burst`, calls for so many seconds, and its
+    time their mean: a short call that follows one of another candidate finds the caches full of that one's
+    data, which a network in use does not. `warmup` rounds are not timed; then follow `runs` rounds, fewer if
+    `seconds` have passed before, but not less than `least`. Calls are made in inference mode, modules in eval
     mode (their flags and buffers are restored); on an accelerator the clock waits for it. Defaults: 30
-    rounds give steady quartiles; 3 rounds fill caches and let libraries choose their algorithms.
+    rounds give steady quartiles; 3 rounds fill caches and let libraries choose their algorithms; no bursts;
+    one round at least.
 
     Raises:
-        UserError: no candidates, an empty batch, `runs` < 1, `warmup` < 0, or `seconds` not positive.
+        UserError: no candidates, an empty batch, `runs` < 1, `warmup` < 0, `seconds` not positive, `burst` < 0
+            or `least` < 1.
         UserTypeError: a candidate is not callable or `example` is not a tensor.
 
     >>> import torch
@@ -57,22 +63,24 @@ def latency(
     >>> sorted(times), times["exp"].runs, times["exp"].batch_size
     (['exp', 'relu'], 5, 4)
     """
-    _check(candidates, example, runs, warmup, seconds)
+    _check(candidates, example, runs, warmup, seconds, burst, least)
     modules = [c for c in candidates.values() if isinstance(c, nn.Module)]
     with at_rest(*modules), torch.inference_mode():
         for _ in range(warmup):
-            _round(candidates, example, reverse=False)
+            _round(candidates, example, reverse=False, burst=0.0)
         times: dict[str, list[float]] = {name: [] for name in candidates}
         start = time.perf_counter()
         for turn in range(runs):
-            for name, spent in _round(candidates, example, reverse=turn % 2 == 1).items():
+            for name, spent in _round(candidates, example, reverse=turn % 2 == 1, burst=burst).items():
                 times[name].append(spent)
-            if seconds is not None and time.perf_counter() - start >= seconds:
+            if seconds is not None and turn + 1 >= least and time.perf_counter() - start >= seconds:
                 break
     return {name: _summary(spent, example.shape[0]) for name, spent in times.items()}
 
 
-def _check(candidates: Any, example: Any, runs: Any, warmup: Any, seconds: Any) -> None:
+def _check(
+    candidates: Any, example: Any, runs: Any, warmup: Any, seconds: Any, burst: Any, least: Any
+) -> None:
     if not isinstance(candidates, Mapping) or not candidates:
         raise UserError(
             f'candidates must map names to callables, such as {{"resnet": model}}, got {candidates!r}'
@@ -84,25 +92,31 @@ def _check(candidates: Any, example: Any, runs: Any, warmup: Any, seconds: Any) 
         raise UserTypeError(f"example must be a tensor (N, ...), got {type(example).__name__}")
     if example.ndim < 1 or example.shape[0] < 1:
         raise UserError(f"example must hold a batch of one or more, got shape {tuple(example.shape)}")
-    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0)):
-        if type(value) is not int or value < least:
-            raise UserError(f"{argument} must be an integer of {least} or more, got {value!r}")
+    for argument, value, lowest in (("runs", runs, 1), ("warmup", warmup, 0), ("least", least, 1)):
+        if type(value) is not int or value < lowest:
+            raise UserError(f"{argument} must be an integer of {lowest} or more, got {value!r}")
     if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
         raise UserError(f"seconds must be a positive number, or None for no limit, got {seconds!r}")
+    if not (isinstance(burst, (int, float)) and 0 <= burst < math.inf):
+        raise UserError(f"burst must be a number of seconds, 0 for single calls, got {burst!r}")
 
 
 def _round(
-    candidates: Mapping[str, Callable[[Tensor], Any]], example: Tensor, *, reverse: bool
+    candidates: Mapping[str, Callable[[Tensor], Any]], example: Tensor, *, reverse: bool, burst: float
 ) -> dict[str, float]:
-    """Call each candidate once; seconds by name."""
+    """Each candidate's turn; seconds of a call by name."""
     names = list(candidates)
     spent = {}
     for name in reversed(names) if reverse else names:
         _wait_for(example.device)
         start = time.perf_counter()
-        candidates[name](example)
-        _wait_for(example.device)
-        spent[name] = time.perf_counter() - start
+        passed, calls = 0.0, 0
+        while not calls or passed < burst:
+            candidates[name](example)
+            _wait_for(example.device)
+            calls += 1
+            passed = time.perf_counter() - start
+        spent[name] = passed / calls
     return spent
 
 

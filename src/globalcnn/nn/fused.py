@@ -238,9 +238,9 @@ class FusedGlobalLayer(nn.Module):
             f = f.to(h.dtype) if f.shape == h.shape else h
         load_for(h)
         wide = compute_dtype(h.dtype)
-        parts = (
-            t if t.dtype == wide else t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)
-        )
+        parts = [self.weight, self.bias, self.scale, self.shift]
+        if any(t.dtype != wide for t in parts):
+            parts = [t.to(wide) for t in parts]
         return torch.ops.globalcnn.layer(h, f, *parts, *self.settings)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -107,6 +107,43 @@ def by_itself(module: nn.Module) -> Callable[[Tensor], Any]:
     return FunctionType(call.__code__.replace(), call.__globals__, None, None, call.__closure__)
 
 
+def _kind(x: Tensor) -> tuple[object, ...]:
+    """What the code compiled for an input depends on, besides the weights."""
+    return x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compiled_for(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
+    """The network compiled for inputs like `x` (`_kind`) alone, weights as constants; a call checks nothing.
+
+    On a CPU the code that calls the kernels in turn is compiled C++ too, where that can be done.
+    """
+    import torch._inductor.config as inductor  # takes seconds, and only compiling needs it
+
+    # checks of everything that the compiled code depends on take a tenth of a millisecond at every call
+    unchecked = getattr(torch.compiler, "skip_all_guards_unsafe", None)
+    options = None if unchecked is None else {"guard_filter_fn": unchecked}
+    for cpp_wrapper in (True, False) if x.device.type == "cpu" else (False,):
+        compiled: Any = torch.compile(by_itself(model), fullgraph=True, dynamic=False, options=options)
+        try:
+            with inductor.patch(freezing=True, cpp_wrapper=cpp_wrapper):
+                compiled(x)
+            return compiled  # type: ignore[no-any-return]
+        except Exception:
+            if not cpp_wrapper:
+                raise
+    raise AssertionError("not reached")
+
+
 class OptimizedModel(nn.Module):
     """A network in its fastest form, for inference: called as the network was, without gradients.
 
@@ -122,25 +159,29 @@ class OptimizedModel(nn.Module):
         self.form = form
         self.report: OptimizationReport | None = None
         size = min(form.piece or len(example), len(example))
-        self._compiled_for: tuple[object, ...] | None = (
-            (size, *example.shape[1:]),
-            example.dtype,
-            example.device,
-        )
+        self._compiled_for: tuple[object, ...] | None = _kind(self._in_order(example[:size]))
         self.__dict__["_compiled"] = None  # past nn.Module, which would make it a submodule
         self.eval()
 
     def forward(self, x: Tensor) -> Any:
         """What the network gives for `x`, without gradients."""
-        # in inference mode as it is, but what is compiled would be compiled once more for it
-        keep = torch.is_inference_mode_enabled() and not self.form.compiled
-        with nullcontext() if keep else torch.inference_mode(False), torch.no_grad(), self._threads():
+        with ExitStack() as around:
+            if torch.is_inference_mode_enabled() and self.form.compiled:
+                # what is compiled would be compiled once more for it
+                around.enter_context(torch.inference_mode(False))
+            if torch.is_grad_enabled():
+                around.enter_context(torch.no_grad())
+            if self.form.one_thread:
+                around.enter_context(_one_thread())
             if self.form.compiled and x.is_inference():
                 x = x.clone()
-            if self.form.memory_format is not None:
-                x = x.contiguous(memory_format=self.form.memory_format)
+            x = self._in_order(x)
             piece = self.form.piece
             return self._run(x) if piece is None or len(x) <= piece else self._in_pieces(x, piece)
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        wanted = self.form.memory_format
+        return x if wanted is None else x.contiguous(memory_format=wanted)
 
     def _in_pieces(self, x: Tensor, piece: int) -> Any:
         outputs = [tree_flatten(self._run(part)) for part in torch.split(x, piece)]
@@ -148,30 +189,12 @@ class OptimizedModel(nn.Module):
         return tree_unflatten([torch.cat(parts) for parts in leaves], outputs[0][1])
 
     def _run(self, x: Tensor) -> Any:
-        if not self.form.compiled or (tuple(x.shape), x.dtype, x.device) != self._compiled_for:
+        if not self.form.compiled or self._compiled_for is None or _kind(x) != self._compiled_for:
             return self.model(x)
         compiled = self.__dict__["_compiled"]
-        if compiled is not None:
-            return compiled(x)
-        import torch._inductor.config as inductor  # takes seconds, and only compiling needs it
-
-        compiled = torch.compile(by_itself(self.model), fullgraph=True, dynamic=False)
-        with inductor.patch(freezing=True):
-            out = compiled(x)
-        self.__dict__["_compiled"] = compiled
-        return out
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        if not self.form.one_thread:
-            yield
-            return
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        if compiled is None:
+            compiled = self.__dict__["_compiled"] = compiled_for(self.model, x)
+        return compiled(x)
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Only eval mode: an optimised network cannot be trained."""

@@ -24,6 +24,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, to
 GAIN = 0.98  # a form must need less than this share of the time: a smaller gain is noise
 SHARE = 0.2  # of the time left that the measurement of one choice may take
 RUNS = 50
+BURST = 0.01  # seconds of a turn
 
 
 def optimize_for_inference(
@@ -181,7 +182,7 @@ class _Search:
         share = max(SHARE * self.left(), 0.02 * self.seconds)
         candidates = {str(i): t.run.forward for i, t in enumerate(tried)}
         warmup = 2 if 4 * len(tried) * self.call_seconds < share else 0
-        times = latency(candidates, self.example, runs=RUNS, warmup=warmup, seconds=share)
+        times = latency(candidates, self.example, runs=RUNS, warmup=warmup, seconds=share, burst=BURST)
         return [times[name].median for name in candidates]
 
     def finish(self) -> OptimizedModel:
