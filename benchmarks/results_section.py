@@ -70,7 +70,7 @@ def speed() -> str:
     batches = sorted(next(iter(ratios.values())))
     lines = [
         f"**Inference, times as fast**, each side at its own best of eager, channels-last, compiled and "
-        f"`optimize_for_inference`; in brackets the rounds timed, where one is a single call and says little; untrained weights, seed {content['seed']}. {hardware(content['environment'])}; "
+        f"`optimize_for_inference`; in brackets the rounds timed; untrained weights, seed {content['seed']}. {hardware(content['environment'])}; "
         "results/bench/networks/; more in docs/performance.md.",
         "",
         "| networks | " + " | ".join(f"batch {b}" for b in batches) + " | times fewer multiply-adds |",

@@ -30,6 +30,7 @@ NOTES = (
     "the layer as optimize_for_inference puts it into a network, where a call looks nothing up.",
     "Ceilings, measured in the same run: bytes, a copy of the map; arithmetic, a matrix product of as many "
     "multiply-adds as the layer's convolutions and solve have; call, the layer on a map of one pixel.",
+    "With more steps than one the same layer of one step is measured in the same turns, for comparison.",
 )
 CEILING = "ceiling: "
 
@@ -66,12 +67,14 @@ def _cell(name: str, shape: tuple[int, ...], steps: int, training: bool, setting
     ]
     if not training:
         ours = _fused(layer, x) + ours + _ceilings(layer, x)
+        if steps > 1:
+            ours += _fused(GlobalLayer(channels), x, "K = 1, ", competes=False)
     theirs = [Form(words, _preparing(conv, x, fmt, training, False)) for words, fmt in FORMATS.items()]
     sides = (("GlobalLayer", ours), ("convolution", theirs))
     return race(name, *sides, settings, images=shape[0], facts=facts)
 
 
-def _fused(layer: nn.Module, x: Tensor) -> list[Form]:
+def _fused(layer: nn.Module, x: Tensor, prefix: str = "", *, competes: bool = True) -> list[Form]:
     """The layer as `optimize_for_inference` puts it into a network: nothing is looked up at a call."""
 
     def preparing(fmt: torch.memory_format) -> Callable[[], Run]:
@@ -81,7 +84,7 @@ def _fused(layer: nn.Module, x: Tensor) -> list[Form]:
 
         return prepare
 
-    return [Form(f"fused, {words}", preparing(fmt)) for words, fmt in FORMATS.items()]
+    return [Form(f"{prefix}fused, {words}", preparing(fmt), competes) for words, fmt in FORMATS.items()]
 
 
 def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:

@@ -141,7 +141,7 @@ def compare(
 
 def _latencies(models: dict[str, nn.Module], size: tuple[int, int, int], batch: int) -> dict[str, Latency]:
     example = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-    return latency(models, example, runs=20, warmup=3, seconds=2.0)
+    return latency(models, example, runs=20, warmup=3, seconds=2.0, burst=0.02)
 
 
 def _compared(

@@ -61,7 +61,8 @@ def _plot_times(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, Any
                 continue
             ceilings = [time for form, time in spent.items() if form.startswith("ceiling")]
             axes.plot(ceilings, [row + up] * len(ceilings), "|", color="0.3", markersize=9)
-            others = [time for form, time in spent.items() if form != best and not form.startswith("ceiling")]
+            apart = ("ceiling", "K = ")  # these are no forms of the same layer
+            others = [time for form, time in spent.items() if form != best and not form.startswith(apart)]
             axes.plot(others, [row + up] * len(others), "o", color=color, fillstyle="none", markersize=5)
             axes.plot(spent[best], row + up, "o", color=color, markersize=9)
             _beside(axes, row + up, f"{spent[best]:.3g}  {best}", color=color)
