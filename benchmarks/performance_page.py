@@ -83,7 +83,9 @@ def targets(content: dict[str, Any], compared: dict[str, Any]) -> list[str]:
         name = "x".join(map(str, shape))
         rows.append((f"layer / 3x3 convolution, {name}, K 1", "<= 0.50 (goal 0.35)", f"{one['ratio']:.2f}"))
         # measured in the same turns
-        alone = [f["seconds"] for f in five["ours"]["forms"] if f["form"].startswith("K = 1") and f["seconds"]]
+        alone = [
+            f["seconds"] for f in five["ours"]["forms"] if f["form"].startswith("K = 1") and f["seconds"]
+        ]
         growth = best(five["ours"]) / min(alone)  # type: ignore[operator]
         rows.append((f"layer, K 5 / K 1, {name}", "<= 1.5", f"{growth:.2f}"))
     for cell in cells(compared, "networks"):
@@ -140,8 +142,9 @@ def phases(content: dict[str, Any]) -> list[str]:
 
 def steps(content: dict[str, Any]) -> list[str]:
     """The loops alone, on planes that stay in the caches."""
-    names = ("convolutions", "only", "first", "again", "memory", "halo")
+    names = ("convolutions", "only", "first", "again", "memory", "halo", "two_rows", "prepare", "from_planes")
     heads = ("the only step, K 1", "the first of several", "a further one", "its memory alone", "halo")
+    heads += ("K 1, two rows at once", "coefficients in a pass", "a step from planes")
     rows = [
         (f"{r['side']} x {r['side']}", f"{r['bytes'] / 1024:.0f}", *(f"{r[name]:.2f}" for name in names))
         for r in content["rows"]
@@ -154,7 +157,9 @@ def least_growth(alone: dict[str, Any], kernel: dict[str, Any]) -> list[str]:
     rows = []
     for shape in shapes_of(kernel)[:3]:
         call = {
-            r["steps"]: r["all"] for r in kernel["rows"] if r["shape"] == shape and r["format"] == "channels-last"
+            r["steps"]: r["all"]
+            for r in kernel["rows"]
+            if r["shape"] == shape and r["format"] == "channels-last"
         }
         r = next(r for r in alone["rows"] if r["side"] == shape[2])
         bound = call[1] + r["first"] - r["only"] + 4 * r["memory"]
@@ -167,13 +172,26 @@ def spent(content: dict[str, Any]) -> list[str]:
     parts = ("call", "primitives", "layers", "rest", "arithmetic", "traced")
     rows: list[tuple[object, ...]] = []
     for batch in dict.fromkeys(r["batch"] for r in content["rows"]):
-        theirs, ours = (r for r in content["rows"] if r["batch"] == batch)  # in the order that they are measured
+        theirs, ours = (
+            r for r in content["rows"] if r["batch"] == batch
+        )  # in the order that they are measured
         for r in (theirs, ours):
             rows.append((r["network"], batch, *(milliseconds(r[part]) for part in parts)))
         busy = [sum(r[part] for part in ("primitives", "layers")) for r in (theirs, ours)]
-        call, product, traced = (f"{theirs[part] / ours[part]:.2f}" for part in ("call", "arithmetic", "traced"))
-        rows.append(("**ratio**", batch, call, f"{busy[0] / busy[1]:.2f}", "with those", "-", product, traced))
-    heads = ("a call", "in oneDNN", "in Global layers", "the rest", "ceiling: arithmetic", "TorchScript, oneDNN Graph")
+        call, product, traced = (
+            f"{theirs[part] / ours[part]:.2f}" for part in ("call", "arithmetic", "traced")
+        )
+        rows.append(
+            ("**ratio**", batch, call, f"{busy[0] / busy[1]:.2f}", "with those", "-", product, traced)
+        )
+    heads = (
+        "a call",
+        "in oneDNN",
+        "in Global layers",
+        "the rest",
+        "ceiling: arithmetic",
+        "TorchScript, oneDNN Graph",
+    )
     return table(("network", "batch", *heads), rows)
 
 
@@ -256,7 +274,8 @@ def section() -> str:
         "",
         f"`results/bench/step.json`: {hardware(alone)}; nanoseconds per vector of {alone['lanes']} elements on planes",
         "that stay in the caches. *Its memory alone*: a loop that reads and writes what a further step does, and computes",
-        "next to nothing.",
+        "next to nothing. The last three are what was tried instead: the only step two rows at a time; and the coefficients in",
+        "six planes of their own, filled by a pass before the first step.",
         "",
         *steps(alone),
         "So much longer than one step five take, one thread, channels-last (calls from `phases.json`):",

@@ -50,8 +50,8 @@ class Args:
     runs: int = 30
     """Timed rounds of each cell; 2 with --quick."""
     seconds: float = 60.0
-    """No new round of a cell after that many seconds, but three rounds at least; also the limit of each search
-    for the optimised form, where compiling, once begun, is finished."""
+    """No new round of a cell after that many seconds, but three rounds at least; also the limit of each
+    search for the optimised form, where compiling, once begun, is finished."""
     threads: int | None = None
     """Threads that torch uses. Default: as torch chooses."""
 

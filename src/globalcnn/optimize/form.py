@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -122,6 +124,17 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _import_quietly(name: str) -> None:
+    """Import a module that warns as it is imported: this one looks for CUDA, which nothing here needs."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        importlib.import_module(name)
+    finally:
+        logger.setLevel(level)
+
+
 def compiled_for(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
     """The network compiled for inputs like `x` (`_kind`) alone, weights as constants; a call checks nothing.
 
@@ -132,6 +145,8 @@ def compiled_for(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
     # checks of everything that the compiled code depends on take a tenth of a millisecond at every call
     unchecked = getattr(torch.compiler, "skip_all_guards_unsafe", None)
     options = None if unchecked is None else {"guard_filter_fn": unchecked}
+    if x.device.type == "cpu":
+        _import_quietly("torch.utils.cpp_extension")
     for cpp_wrapper in (True, False) if x.device.type == "cpu" else (False,):
         compiled: Any = torch.compile(by_itself(model), fullgraph=True, dynamic=False, options=options)
         try:
