@@ -45,13 +45,13 @@ def latency(
     """Time each of `candidates` on the batch `example` (N, ...), all in one process and in turn.
 
     Every round gives each candidate a turn, in an order that reverses from round to round, so that a slow
-    phase of the machine falls on all of them. A turn is one call; with `burst`, calls for so many seconds, and
-    its time their mean: a short call that follows one of another candidate finds the caches full of that
-    one's data, which a network in use does not. `warmup` rounds are not timed; then follow `runs` rounds,
-    fewer if `seconds` have passed before, but not less than `least`. Calls are made in inference mode, modules
-    in eval mode (their flags and buffers are restored); on an accelerator the clock waits for it. Defaults: 30
-    rounds give steady quartiles; 3 rounds fill caches and let libraries choose their algorithms; no bursts;
-    one round at least.
+    phase of the machine falls on all of them. A turn is one call; with `burst`, calls for so many seconds,
+    and its time their mean: a short call that follows one of another candidate finds the caches full of
+    that one's data, which a network in use does not. `warmup` rounds are not timed; then follow `runs`
+    rounds, fewer if `seconds` have passed before, but not less than `least`. Calls are made in inference
+    mode, modules in eval mode (their flags and buffers are restored); on an accelerator the clock waits for
+    it. Defaults: 30 rounds give steady quartiles; 3 rounds fill caches and let libraries choose their
+    algorithms; no bursts; one round at least.
 
     Raises:
         UserError: no candidates, an empty batch, `runs` < 1, `warmup` < 0, `seconds` not positive, `burst` <
