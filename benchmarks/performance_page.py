@@ -244,11 +244,63 @@ def about(name: str, content: dict[str, Any]) -> str:
     )
 
 
+def of_the_kernel(kernel: dict[str, Any], alone: dict[str, Any]) -> list[str]:
+    """What is known of the kernel's inside."""
+    return [
+        "### Where the kernel's time goes",
+        "",
+        f"`results/bench/phases.json`: {hardware(kernel)}; nanoseconds per vector of {kernel['lanes']} elements, the",
+        f"least of {kernel['runs']} runs.",
+        "",
+        *phases(kernel),
+        "### The loops alone",
+        "",
+        f"`results/bench/step.json`: {hardware(alone)}, of which one is used; nanoseconds per vector of",
+        f"{alone['lanes']} elements on planes that stay in the caches. *Its memory alone*: a loop that reads and writes what a",
+        "further step does, and computes next to nothing. The last three are what was tried instead: the only step two rows at",
+        "a time; and the coefficients in six planes of their own, filled by a pass before the first step.",
+        "",
+        *steps(alone),
+        "So much longer than one step five take, one thread, channels-last (calls from `phases.json`):",
+        "",
+        *least_growth(alone, kernel),
+        "### Other choices",
+        "",
+        "The same, at K 1, compiled with other choices.",
+        "",
+        *variants(kernel),
+    ]
+
+
+def of_networks(compared: dict[str, Any], apart: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    """Networks against networks."""
+    return [
+        "### Networks",
+        "",
+        "Each side at its own best of eager, channels-last, compiled and optimised (`optimize_for_inference`).",
+        "",
+        *networks(compared, "networks"),
+        "### Where the networks' time goes",
+        "",
+        f"`results/bench/network_phases.json`: {hardware(apart)}; milliseconds. Both networks in one form: norms folded,",
+        "Global layers fused, channels-last, compiled; the least of the medians of three processes.",
+        "",
+        *spent(apart),
+        "### Other networks",
+        "",
+        "Not measured again since the kernels and the compiled form became faster; some ratios stand on one or two rounds.",
+        "At 224 x 224:",
+        "",
+        *networks(others, "imagenet"),
+        "Against networks that solve:",
+        "",
+        *networks(others, "solvers"),
+    ]
+
+
 def section() -> str:
     """The tables."""
-    bench, kernel = read("layer/bench.json"), read("phases.json")
-    compared, others = read("networks/bench.json"), read("others/bench.json")
-    alone, apart = read("step.json"), read("network_phases.json")
+    bench, compared, others = (read(f"{name}/bench.json") for name in ("layer", "networks", "others"))
     lines = [
         START,
         "",
@@ -264,47 +316,8 @@ def section() -> str:
         "product of as many multiply-adds as convolutions and solve have (arithmetic), the layer on one pixel (call).",
         "",
         *ceilings(bench),
-        "### Where the kernel's time goes",
-        "",
-        f"`results/bench/phases.json`: {hardware(kernel)}; nanoseconds per vector of {kernel['lanes']} elements, the",
-        f"least of {kernel['runs']} runs.",
-        "",
-        *phases(kernel),
-        "### The loops alone",
-        "",
-        f"`results/bench/step.json`: {hardware(alone)}; nanoseconds per vector of {alone['lanes']} elements on planes",
-        "that stay in the caches. *Its memory alone*: a loop that reads and writes what a further step does, and computes",
-        "next to nothing. The last three are what was tried instead: the only step two rows at a time; and the coefficients in",
-        "six planes of their own, filled by a pass before the first step.",
-        "",
-        *steps(alone),
-        "So much longer than one step five take, one thread, channels-last (calls from `phases.json`):",
-        "",
-        *least_growth(alone, kernel),
-        "### Other choices",
-        "",
-        "The same, at K 1, compiled with other choices.",
-        "",
-        *variants(kernel),
-        "### Networks",
-        "",
-        "Each side at its own best of eager, channels-last, compiled and optimised (`optimize_for_inference`).",
-        "",
-        *networks(compared, "networks"),
-        "### Where the networks' time goes",
-        "",
-        f"`results/bench/network_phases.json`: {hardware(apart)}; milliseconds. Both networks in one form: norms folded,",
-        "Global layers fused, channels-last, compiled; the least of the medians of three processes.",
-        "",
-        *spent(apart),
-        "### Other networks",
-        "",
-        "At 224 x 224:",
-        "",
-        *networks(others, "imagenet"),
-        "Against networks that solve:",
-        "",
-        *networks(others, "solvers"),
+        *of_the_kernel(read("phases.json"), read("step.json")),
+        *of_networks(compared, read("network_phases.json"), others),
         END,
     ]
     return "\n".join(lines)

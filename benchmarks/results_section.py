@@ -19,8 +19,9 @@ def read(name: str) -> dict[str, Any]:
 
 def hardware(environment: dict[str, Any]) -> str:
     """The versions and class of hardware, in words."""
+    bound = f"{environment['openmp']}, " if environment.get("openmp") else ""
     return (
-        f"{environment['cpu']}, {environment['simd']}, {environment['threads']} thread(s), "
+        f"{environment['cpu']}, {environment['simd']}, {environment['threads']} thread(s), {bound}"
         f"torch {environment['torch']}"
     )
 

@@ -108,6 +108,31 @@ def test_what_is_compiled_runs_only_what_it_was_compiled_for():
         assert fast(IMAGES).dtype == torch.float32
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_what_cannot_be_called_from_cpp_is_compiled_all_the_same(monkeypatch):
+    import torch._inductor.config as inductor
+
+    real, asked = torch.compile, []
+
+    def refusing(function, **options):
+        compiled = real(function, **options)
+
+        def call(x):
+            asked.append(inductor.cpp_wrapper)
+            if inductor.cpp_wrapper:
+                raise RuntimeError("not here")
+            return compiled(x)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refusing)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).eval()
+    with torch.no_grad():
+        fast = OptimizedModel(model, Form(compiled=True), IMAGES)
+        assert torch.allclose(fast(IMAGES), model(IMAGES), atol=1e-6)
+    assert asked[:2] == [True, False]
+
+
 def test_other_batches_and_sizes(tiny):
     model = tiny
     fast = OptimizedModel(copy.deepcopy(model), Form(piece=2), IMAGES)

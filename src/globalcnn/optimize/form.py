@@ -145,18 +145,20 @@ def compiled_for(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
     # checks of everything that the compiled code depends on take a tenth of a millisecond at every call
     unchecked = getattr(torch.compiler, "skip_all_guards_unsafe", None)
     options = None if unchecked is None else {"guard_filter_fn": unchecked}
+
+    def compiled_by(cpp_wrapper: bool) -> Callable[[Tensor], Any]:
+        compiled: Any = torch.compile(by_itself(model), fullgraph=True, dynamic=False, options=options)
+        with inductor.patch(freezing=True, cpp_wrapper=cpp_wrapper):
+            compiled(x)
+        return compiled  # type: ignore[no-any-return]
+
     if x.device.type == "cpu":
         _import_quietly("torch.utils.cpp_extension")
-    for cpp_wrapper in (True, False) if x.device.type == "cpu" else (False,):
-        compiled: Any = torch.compile(by_itself(model), fullgraph=True, dynamic=False, options=options)
         try:
-            with inductor.patch(freezing=True, cpp_wrapper=cpp_wrapper):
-                compiled(x)
-            return compiled  # type: ignore[no-any-return]
-        except Exception:
-            if not cpp_wrapper:
-                raise
-    raise AssertionError("not reached")
+            return compiled_by(cpp_wrapper=True)
+        except Exception:  # whatever it cannot put into C++; what is wrong otherwise shows below
+            pass
+    return compiled_by(cpp_wrapper=False)
 
 
 class OptimizedModel(nn.Module):
