@@ -6,14 +6,17 @@ VENV ?= .venv
 WORKERS ?= 2
 OUT ?= demo-out
 BIN := $(VENV)/bin
+CSRC := $(wildcard src/globalcnn/ops/native/csrc/*.h src/globalcnn/ops/native/csrc/*.cpp)
 
-.PHONY: help demo test sanitize lint format clean
+.PHONY: help demo test sanitize lint format docs wheel clean
 
 help:
 	@echo "make demo    install, then train and compare on 5,000 real digits; pictures into $(OUT)"
 	@echo "make test    install, then run the tests"
 	@echo "make sanitize  install, then run the native kernels under the address and undefined-behaviour sanitizers"
-	@echo "make lint    install, then check style (ruff) and types (mypy)"
+	@echo "make lint    install, then check style (ruff, clang-format) and types (mypy)"
+	@echo "make docs    install, then build the documentation into docs/_build/html"
+	@echo "make wheel   install, then build a wheel with compiled kernels into dist"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -50,11 +53,25 @@ lint: $(VENV)/.test
 	@echo "== checking style and types"
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/clang-format -i $(CSRC)
+
+docs: $(VENV)/.test
+	@echo "== building the documentation"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+wheel: $(VENV)/.test
+	@echo "== building a wheel with compiled kernels (a minute more if they are not built yet)"
+	$(BIN)/globalcnn build
+	rm -rf build
+	GLOBALCNN_WHEEL_LIBRARY=$$($(BIN)/python -c "from globalcnn.ops import native; print(native.library_path())") \
+	    $(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build docs/_build

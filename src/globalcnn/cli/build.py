@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import tyro
 
 from ..errors import UserError
-from ..ops.native.build import build, library_path
+from ..ops.native.build import build
+from ..ops.native.library import cached_path, find
 from .console import say
 
 
@@ -16,7 +17,8 @@ from .console import say
 class Args:
     """Compile the native CPU kernels of the Global layer with this machine's C++ compiler.
 
-    Takes about a minute, once per version; CXX chooses the compiler. Without them everything works, slower.
+    Takes about a minute, once per version of the sources; the library goes to the user's cache
+    (GLOBALCNN_CACHE names another folder; CXX names the compiler). Without the kernels everything works, slower.
     """
 
     force: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -27,12 +29,15 @@ class Args:
 
 def run(args: Args) -> None:
     """Compile, or say that there is nothing to do."""
-    if library_path().is_file() and not args.force:
-        say(f"the native kernels are built: {library_path().name}")
+    found, fault = find()
+    if found is not None and not args.force:
+        say(f"the native kernels are built: {found}")
         return
-    say("compiling the native CPU kernels (about a minute)")
+    if fault is not None:
+        say(f"not used: {fault}")
     start = time.perf_counter()
     try:
+        say(f"compiling the native CPU kernels (about a minute) into {cached_path().parent}")
         built = build(force=args.force)
     except UserError as error:
         if not args.if_possible:

@@ -1,64 +1,28 @@
-"""Compile the native kernels with the machine's C++ compiler into one shared library beside this file.
+"""Compile the native kernels with the machine's C++ compiler into one shared library in the user's cache.
 
-They stand on PyTorch's stable ABI, so the library outlives updates of torch (>= 2.10).
+They stand on PyTorch's stable ABI, so one library serves every Python and every torch >= 2.10.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from ...errors import UserError
+from .library import COMMON, FLAGS, SOURCES, cached_path, damage, seal
 
-HERE = Path(__file__).resolve().parent
-SOURCES = HERE / "csrc"
 KERNELS = ("kernels_plain", "kernels_avx2", "kernels_avx512")
-COMMON = (
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fvisibility=hidden",
-    "-fno-tree-loop-distribute-patterns",
-)
-FLAGS: dict[str, tuple[str, ...]] = {
-    "kernels_plain": (),
-    "kernels_avx2": ("-mavx2", "-mfma"),
-    "kernels_avx512": (
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512vl",
-        "-mavx512dq",
-        "-mfma",
-        "-mprefer-vector-width=512",
-    ),
-}
-
-
-@functools.cache
-def source_hash() -> str:
-    """A short hash of the sources and flags: a library of another one is stale."""
-    digest = hashlib.sha256(repr((COMMON, FLAGS, platform.machine())).encode())
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def library_path() -> Path:
-    """Where the library of these sources is, or will be."""
-    return HERE / f"kernels-{source_hash()}.so"
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # only what torch 2.10 had
 
 
 def find_compiler() -> str | None:
@@ -75,70 +39,103 @@ def build(
     extra: Sequence[str] = (),
     isas: Sequence[str] = ("avx2", "avx512"),
     to: Path | None = None,
+    sources: Path = SOURCES,
 ) -> Path:
-    """Compile and put the library in its place; nothing is done if it is there already.
+    """Compile and put the library in its place; nothing is done if it is there already. Its path.
 
-    force: compile in any case. For checks of the kernels themselves: extra, further compiler flags
-    (sanitizers, faults); isas, for which instruction sets besides plain; to, another place for the library.
+    force: compile in any case. to: another place than the user's cache. For checks of the kernels themselves:
+    extra, further compiler flags (sanitizers); isas, for which instruction sets besides plain; sources, another
+    folder of sources (a patched copy).
 
-    Raises `UserError` if there is no compiler or it fails.
+    Two builds at once wait for each other, and the second finds the library of the first.
+
+    Raises `UserError` if there is no compiler, if it fails, or if the place cannot be written.
     """
-    target = library_path() if to is None else to
-    if target.is_file() and not force:
+    target = cached_path() if to is None else to
+    if not force and damage(target, sealed=True) is None:
         return target
+    compiler = _compiler()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.parent / ".build.lock"):
+            if not force and damage(target, sealed=True) is None:  # another process has just built it
+                return target
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+                part = _compile(compiler, sources, Path(folder), extra, isas)
+                seal(part)
+                os.replace(part, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the native kernels to {str(target.parent)!r} ({error.strerror or error}); "
+            "set GLOBALCNN_CACHE to a folder that can be written"
+        ) from error
+    return target
+
+
+def _compiler() -> str:
     if sys.platform == "win32":
         raise UserError("the native kernels build on Linux and macOS; here the eager backend serves")
     compiler = find_compiler()
     if compiler is None:
-        wanted = (
-            f"CXX={os.environ['CXX']!r} is not there"
-            if os.environ.get("CXX")
-            else "found none of c++, g++, clang++"
-        )
+        named = os.environ.get("CXX")
+        wanted = f"CXX={named!r} is not there" if named else "found none of c++, g++, clang++"
         raise UserError(
             f"no C++ compiler: {wanted}; install one or set CXX. The eager backend serves until then"
         )
-    if not os.access(target.parent, os.W_OK):
-        raise UserError(f"cannot write to {str(target.parent)!r}, where the native kernels belong")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        part = _compile(compiler, Path(folder), extra, isas)
-        os.replace(part, target)
-    for stale in target.parent.glob("kernels-*.so"):
-        if to is None and stale != target:
-            stale.unlink(missing_ok=True)
-    return target
+    return compiler
 
 
-def _compile(compiler: str, folder: Path, extra: Sequence[str], isas: Sequence[str]) -> Path:
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file lock where the file system has locks; elsewhere two builds do the same work twice."""
+    import fcntl
+
+    with path.open("w") as opened:
+        with contextlib.suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(compiler: str, sources: Path, folder: Path, extra: Sequence[str], isas: Sequence[str]) -> Path:
     root = Path(torch.__file__).resolve().parent
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     wanted = {f"kernels_{isa}" for isa in isas if x86}
-    jobs = []
-    for name in (*KERNELS, "ops"):
+    others = sorted(path.stem for path in sources.glob("*.cpp") if path.stem not in KERNELS)
+    jobs, objects = [], []
+    for name in (*KERNELS, *others):
         flags = [*COMMON, *(FLAGS.get(name, ()) if name in wanted else ()), *extra]
-        if name == "ops":
-            # only what torch 2.10 had, so that one library serves all later versions
-            flags += [f"-I{root / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-        jobs.append([compiler, *flags, "-c", str(SOURCES / f"{name}.cpp"), "-o", str(folder / f"{name}.o")])
-    with ThreadPoolExecutor(
-        max_workers=len(os.sched_getaffinity(0)) if sys.platform == "linux" else 4
-    ) as pool:
-        list(pool.map(_call, jobs))
+        if name in others:  # these speak to PyTorch
+            flags += [f"-I{root / 'include'}", TORCH_TARGET]
+        made = folder / f"{name}.o"
+        objects.append(made)
+        jobs.append(([compiler, *flags, "-c", str(sources / f"{name}.cpp"), "-o", str(made)], made))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 4
+    with ThreadPoolExecutor(max_workers=cores) as pool:
+        list(pool.map(lambda job: _call(*job), jobs))
     part = folder / "part.so"
-    objects = [str(folder / f"{name}.o") for name in (*KERNELS, "ops")]
     libraries = [f"-L{root / 'lib'}", "-ltorch_cpu"]
     if sys.platform == "darwin":
         libraries = ["-undefined", "dynamic_lookup"]
-    _call([compiler, "-shared", *extra, "-o", str(part), *objects, *libraries])
+    _call([compiler, "-shared", *extra, "-o", str(part), *map(str, objects), *libraries], part)
+    fault = damage(part, sealed=False)
+    if fault is not None:
+        raise UserError(f"the C++ compiler {compiler!r} made no library of this system: {fault}")
     return part
 
 
-def _call(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _call(command: Sequence[str], made: Path) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise UserError(f"the C++ compiler cannot be run: {error}") from error
     if done.returncode:
         lines = (
             [line for line in done.stderr.splitlines() if "error" in line]
             or done.stderr.splitlines()
-            or ["?"]
+            or [f"exit status {done.returncode}"]
         )
         raise UserError(f"the C++ compiler failed: {lines[0]} (the command was: {' '.join(command)})")
+    if not made.is_file():
+        raise UserError(
+            f"the C++ compiler {command[0]!r} succeeded but wrote nothing; set CXX to a C++ compiler"
+        )
