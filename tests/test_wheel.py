@@ -1,4 +1,4 @@
-"""The wheel with compiled kernels: installs into a folder that is later read-only, and needs no compiler there."""
+"""The wheel with compiled kernels: installs into a folder that is later read-only, needs no compiler."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def fake_compiler(tmp_path):
     content = WHOLE.read_bytes()
     plain.write_bytes(content[: -len(library.SEAL) - 32] if library.SEAL in content else content)
     script.write_text(
-        f'#!/bin/sh\nsleep 0.2\necho run >> {tmp_path}/log\n'
+        f"#!/bin/sh\nsleep 0.2\necho run >> {tmp_path}/log\n"
         f'while [ "$1" != -o ]; do shift; done\ncp {plain} "$2"\n'
     )
     script.chmod(0o755)
@@ -177,7 +177,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path, any_compile
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GLOBALCNN_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setenv("CXX", any_compiler)
-    with pytest.raises(UserError, match="cannot write the native kernels to .* set GLOBALCNN_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write the native kernels to .* set GLOBALCNN_CACHE"):
         build.build()
 
 
@@ -190,7 +190,7 @@ def test_no_home_folder_is_one_clear_error(monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME", "GLOBALCNN_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", _no_home)
-    with pytest.raises(UserError, match="no home folder .* set GLOBALCNN_CACHE"):
+    with pytest.raises(UserError, match=r"no home folder .* set GLOBALCNN_CACHE"):
         library.cached_path()
 
 

@@ -1,7 +1,8 @@
-"""The native CPU backend: C++ kernels, vectorised for AVX-512, AVX2 or plain instructions, chosen as it runs.
+"""The native CPU backend: C++ kernels for AVX-512, AVX2 or plain instructions, chosen at run time.
 
-`load` finds the compiled library (`library.py`) when it is first needed. Where there is none it is compiled once
-into the user's cache (`build.py`), with one line of notice; GLOBALCNN_BUILD=0 leaves that to `globalcnn build`.
+`load` finds the compiled library (`library.py`) when it is first needed. Where there is none it is compiled
+once into the user's cache (`build.py`), with one line of notice; GLOBALCNN_BUILD=0 leaves that to
+`globalcnn build`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def _built_now(fault: str | None) -> tuple[Path | None, str]:
     try:
         place = cached_path()
         _LOGGER.warning(
-            "globalcnn: %scompiling the native CPU kernels, once, about a minute, into %s", again, place.parent
+            "globalcnn: %scompiling the native CPU kernels, once, about a minute, into %s",
+            again,
+            place.parent,
         )
         return compiling.build(), ""
     except UserError as error:

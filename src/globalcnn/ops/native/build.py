@@ -43,9 +43,9 @@ def build(
 ) -> Path:
     """Compile and put the library in its place; nothing is done if it is there already. Its path.
 
-    force: compile in any case. to: another place than the user's cache. For checks of the kernels themselves:
-    extra, further compiler flags (sanitizers); isas, for which instruction sets besides plain; sources, another
-    folder of sources (a patched copy).
+    force: compile in any case. to: another place than the user's cache. For checks of the kernels
+    themselves: extra, further compiler flags (sanitizers); isas, for which instruction sets besides plain;
+    sources, another folder of sources (a patched copy).
 
     Two builds at once wait for each other, and the second finds the library of the first.
 

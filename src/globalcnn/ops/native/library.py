@@ -1,9 +1,9 @@
 """Where the compiled kernels lie, and whether a file is a whole library of these sources.
 
-A library is looked for in three places: the file that GLOBALCNN_NATIVE_LIBRARY names; this package, where a
-wheel brings it; and the user's cache, where `build` puts it. Its name holds a hash of the sources and compiler
-flags, so a library of other sources is never loaded. Its last bytes are a checksum of all bytes before them,
-which the loader of the operating system ignores: a file cut short would end the process when it is loaded.
+A library is looked for in three places: the file that GLOBALCNN_NATIVE_LIBRARY names; this package, where
+a wheel brings it; and the user's cache, where `build` puts it. Its name holds a hash of the sources and
+compiler flags, so a library of other sources is never loaded. Its last bytes are a checksum of all bytes
+before them, which the loader of the operating system ignores: loading a file cut short ends the process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def packaged_path() -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache: $GLOBALCNN_CACHE, else globalcnn/ in $XDG_CACHE_HOME or ~/.cache (macOS: ~/Library/Caches).
+    """The user's cache: $GLOBALCNN_CACHE, else globalcnn/ in $XDG_CACHE_HOME or ~/.cache.
+
+    On macOS ~/Library/Caches stands for ~/.cache.
 
     Raises `UserError` where there is no home folder to put it in.
     """
@@ -82,7 +84,8 @@ def cache_folder() -> Path:
         home = Path.home()
     except RuntimeError:
         raise UserError(
-            "there is no home folder for the native kernels; set GLOBALCNN_CACHE to a folder that can be written"
+            "there is no home folder for the native kernels; "
+            "set GLOBALCNN_CACHE to a folder that can be written"
         ) from None
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "globalcnn"
 
@@ -101,7 +104,9 @@ def find() -> tuple[Path | None, str | None]:
         return (path, None) if fault is None else (None, f"GLOBALCNN_NATIVE_LIBRARY={named!r}: {fault}")
     if packaged_path().is_file():
         fault = damage(packaged_path(), sealed=True)
-        return (packaged_path(), None) if fault is None else (None, f"{packaged_path()}: {fault}; install again")
+        return (
+            (packaged_path(), None) if fault is None else (None, f"{packaged_path()}: {fault}; install again")
+        )
     try:
         path = cached_path()
     except UserError:
