@@ -17,8 +17,8 @@ from .console import say
 class Args:
     """Compile the native CPU kernels of the Global layer with this machine's C++ compiler.
 
-    Takes about a minute, once per version of the sources; the library goes to the user's cache. GLOBALCNN_CACHE
-    names another folder, CXX the compiler. Without the kernels everything works, slower.
+    Takes about a minute, once per version of the sources; the library goes to the user's cache.
+    GLOBALCNN_CACHE names another folder, CXX the compiler. Without the kernels everything works, slower.
     """
 
     force: tyro.conf.FlagCreatePairsOff[bool] = False
