@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+RANDOM_LETTERS = 8  # that tempfile puts into a name
 
 
 @contextmanager
@@ -21,7 +25,8 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     The move is atomic, so a reader (or a killed process) sees the old file or the new one, never half of one.
     The temporary name keeps the suffix of `path`, because writers such as matplotlib choose the format by it.
     A file that was there keeps its permissions, a link its target. Folders on the way are made. A path that
-    cannot be written is a `UserError` before the block begins.
+    cannot be written is a `UserError` before the block begins; so is a disk that becomes full in the block,
+    and the file that was there stays.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as d:
@@ -31,26 +36,68 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
     os.close(handle)
     part = Path(name)
     try:
         yield part
         part.chmod(_permissions(target))  # mkstemp makes files private; an output should look like any other
         os.replace(part, target)
+    except Exception as error:
+        if storage_failed(error):
+            raise cannot_write(path, error) from error
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def cannot_write(path: str | os.PathLike[str], error: BaseException) -> UserError:
+    """The one error for a path that cannot be written: disk full, read-only, name too long, no permission."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    hint = ""
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and storage_failed(error)):
+        hint = "; what was written before is whole: make room and go on"
+    return UserError(f"cannot write {_shortened(path)!r}: {reason}{hint}")
+
+
+def storage_failed(error: BaseException) -> bool:
+    """Whether an error means that the file system did not take what was written.
+
+    Besides OSError these are the errors of writers that are not Python's: safetensors, PyTorch's zip files.
+    """
+    if isinstance(error, UserError):
+        return False
+    words = ("os error ", "PytorchStreamWriter failed", "inline_container", "unexpected pos")
+    return isinstance(error, OSError) or any(word in str(error) for word in words)
+
+
+def _shortened(path: str | os.PathLike[str]) -> str:
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
+
+
+def remove_left_aside(folder: Path, names: Iterable[str]) -> None:
+    """Remove what `written_aside` left in `folder` for files of these names when it was killed.
+
+    Only whoever is alone in writing these files may call it.
+    """
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        for part in folder.glob(f".{glob.escape(stem)}.{'?' * RANDOM_LETTERS}{glob.escape(suffix)}"):
+            part.unlink(missing_ok=True)
 
 
 def _permissions(target: Path) -> int:
     """Those that `target` has, or those of any new file."""
-    if target.exists():
+    if os.path.exists(target):
         return stat.S_IMODE(target.stat().st_mode)
     umask = os.umask(0)
     os.umask(umask)
@@ -73,6 +120,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except ValueError as error:
+        raise UserError(f"cannot read {_shortened(path)!r}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not a JSON file: {error}") from error

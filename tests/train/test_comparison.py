@@ -8,9 +8,8 @@ import pytest
 
 from globalcnn import UserError
 from globalcnn.measure import count
-from globalcnn.train import Recipe, evaluate
+from globalcnn.train import Recipe, Silent, evaluate
 from globalcnn.train.comparison import compare, judged_by
-from globalcnn.train.run import Silent
 
 QUICK = Recipe(epochs=2, batch_size=24, validation=0.0)
 

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from globalcnn.data import load_data
-from globalcnn.train import Progress, Recipe, train
-from globalcnn.train.checkpoint import load_state, load_weights
-from globalcnn.train.run import Silent
+from globalcnn.train import Progress, Recipe, Silent, train
+from globalcnn.train.checkpoint import load_weights
+from globalcnn.train.state import load_state
 
 from .conftest import striped
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from globalcnn import UserError
-from globalcnn.train import Recipe, TrainingDiverged, evaluate, load_model, train
-from globalcnn.train.checkpoint import load_state, load_weights
-from globalcnn.train.run import Silent
+from globalcnn.cli.main import main
+from globalcnn.train import Recipe, Silent, TrainingDiverged, evaluate, load_model, train
+from globalcnn.train.checkpoint import load_weights
+from globalcnn.train.state import load_state
 
 MODEL = "resnet_global_tiny_cifar"
 QUICK = Recipe(epochs=3, batch_size=16, lr=0.05, drop_rate=0.1, crop_padding=2, cutout=3, ema_decay=0.9)
@@ -80,27 +81,27 @@ def test_another_seed_gives_other_weights(stripes, finished, tmp_path):
 
 def test_a_run_killed_from_outside_resumes_bit_for_bit(stripes_file, tmp_path):
     """SIGKILL at an arbitrary moment, through the command line, against a run that was never killed."""
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    words = [
-        *(sys.executable, "-m", "globalcnn", "train", MODEL, "--data", f"npz:{stripes_file}"),
-        *("--epochs", "40", "--batch-size", "16", "--device", "cpu"),
-    ]
+    whole, folder, epochs = tmp_path / "whole", tmp_path / "killed", 15
+    words = ["train", MODEL, "--data", f"npz:{stripes_file}", "--epochs", str(epochs), "--batch-size", "16"]
+    words += ["--device", "cpu", "--out"]
     process = subprocess.Popen(
-        [*words, "--out", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "globalcnn", *words, str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (folder / "metrics.jsonl").is_file() and len(lines(folder)) >= 2:
             break
-        time.sleep(0.02)
+        time.sleep(0.01)
     assert process.poll() is None, "it ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert 1 <= load_state(folder / "state.pt")["epoch"] < 40
-    for rest in ([str(folder), "--resume"], [str(whole)]):
-        done = subprocess.run([*words, "--out", *rest], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["epoch"] for line in lines(folder)] == list(range(1, 41))
+    assert 1 <= load_state(folder / "state.pt")["epoch"] < epochs
+    assert main([*words, str(folder), "--resume"]) == 0
+    assert main([*words, str(whole)]) == 0
+    assert [json.loads(line)["epoch"] for line in lines(folder)] == list(range(1, epochs + 1))
     assert same(weights(folder), weights(whole))
     assert same(weights(folder, "best.safetensors"), weights(whole, "best.safetensors"))
 
@@ -157,7 +158,7 @@ def test_overwrite_replaces_the_run_and_leaves_files_of_others(stripes, tmp_path
 
 def test_resume_where_nothing_is(stripes, tmp_path):
     (tmp_path / "letter.txt").write_text("hello")
-    with pytest.raises(UserError, match="holds no training state"):
+    with pytest.raises(UserError, match="holds no run to resume"):
         train(MODEL, stripes, QUICK, out=tmp_path, device="cpu", resume=True)
 
 

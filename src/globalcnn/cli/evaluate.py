@@ -14,7 +14,7 @@ from ..files import write_json
 from ..measure import environment
 from ..models import shown_name
 from ..train import Description, evaluate, find_weights, load_model
-from ..train.loop import make_accelerator
+from ..train.setting_up import make_accelerator
 from .console import percent, say, table
 from .options import DataOptions
 

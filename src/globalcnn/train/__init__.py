@@ -3,22 +3,28 @@
 from .checkpoint import Description, find_weights, load_model
 from .divergence import TrainingDiverged
 from .evaluate import Evaluation, evaluate
-from .loop import EpochResult, Progress
+from .objectives import CrossEntropy, Objective, Outcome, WithAuxiliaryHeads
+from .progress import EpochResult, Progress, Reporter, Silent
 from .recipe import Recipe
 from .recipes import PUBLISHED_FOR, RECIPES, find_recipe, suited_to
-from .run import Reporter, RunResult, train
+from .run import RunResult, train
 
 __all__ = [
     "PUBLISHED_FOR",
     "RECIPES",
+    "CrossEntropy",
     "Description",
     "EpochResult",
     "Evaluation",
+    "Objective",
+    "Outcome",
     "Progress",
     "Recipe",
     "Reporter",
     "RunResult",
+    "Silent",
     "TrainingDiverged",
+    "WithAuxiliaryHeads",
     "evaluate",
     "find_recipe",
     "find_weights",

@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors with a description inside; training state apart, free of code."""
+"""Checkpoints: weights as safetensors with a description inside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -19,7 +19,6 @@ from ..files import written_aside
 from ..models import create_model
 
 FORMAT = "globalcnn-weights-1"
-STATE_FORMAT = "globalcnn-training-state-1"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,9 @@ class Description:
 def save_weights(path: Path, weights: dict[str, Tensor], description: Description) -> None:
     """Write weights and description to a safetensors file, atomically."""
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in weights.items()}
+    content = save(tensors, {"format": FORMAT, "description": json.dumps(asdict(description))})
     with written_aside(path) as part:
-        save_file(tensors, part, {"format": FORMAT, "description": json.dumps(asdict(description))})
+        part.write_bytes(content)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Description | None]:
@@ -137,20 +137,6 @@ def load_into(network: nn.Module, weights: dict[str, Tensor], file: Path) -> Non
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(f"the weights in {str(file)!r} do not fit the network: {'; '.join(wrong[:5])}{more}")
     network.load_state_dict(weights)
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state (tensors, numbers, strings, lists, dicts), atomically."""
-    with written_aside(path) as part:
-        torch.save({"format": STATE_FORMAT, **state}, part)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state without executing anything in it."""
-    state = load_without_code(path)
-    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-        raise UserError(f"{str(path)!r} is not a training state of this library")
-    return state
 
 
 def load_without_code(path: Path) -> Any:

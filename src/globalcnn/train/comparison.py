@@ -17,8 +17,9 @@ from ..errors import UserError
 from ..measure import Counts, Latency, count, latency
 from ..models import is_reconstruction, shown_name
 from .evaluate import Evaluation
+from .progress import Reporter
 from .recipe import Recipe
-from .run import Reporter, RunResult, train
+from .run import RunResult, train
 
 BATCHES = (1, 64)
 

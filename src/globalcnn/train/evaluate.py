@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Loader
+from ..errors import UserError
+
+
+class NotFinite(UserError):
+    """The network gave logits that are not finite, so that no accuracy means anything."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +39,63 @@ class Evaluation:
 
 
 @torch.no_grad()
-def tally(model: nn.Module, loader: Loader, num_classes: int) -> Tensor:
-    """Sums over the loader, float64 (2 + C C): loss, correct among the first five, then the confusion counts.
+def tally(model: nn.Module, loader: Loader, num_classes: int, *, labels_as: Tensor | None = None) -> Tensor:
+    """Sums over the loader, float64 (3 + C C): loss, correct among the first five, images whose logits are
+    not finite, then the confusion counts.
 
     Tallies of several processes add up. The model is put into eval mode and back.
+
+    labels_as: int64; the network's number of the class that the data numbers 0, 1, ...
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    total = torch.zeros(2 + num_classes * num_classes, dtype=torch.float64, device=device)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    total = torch.zeros(3 + num_classes * num_classes, dtype=torch.float64, device=device)
+    numbers = None if labels_as is None else labels_as.to(device)
     try:
         for images, labels in loader:
-            logits = model(images).float()
+            logits = checked_logits(model(images), len(images), num_classes).float()
+            if numbers is not None:
+                labels = numbers[labels]
             total[0] += F.cross_entropy(logits, labels, reduction="sum").double()
             if num_classes > 5:
                 total[1] += (logits.topk(5, dim=1).indices == labels[:, None]).sum()
+            total[2] += (~torch.isfinite(logits)).any(dim=1).sum()
             pairs = labels * num_classes + logits.argmax(dim=1)
-            total[2:] += torch.bincount(pairs, minlength=num_classes * num_classes)
+            total[3:] += torch.bincount(pairs, minlength=num_classes * num_classes)
     finally:
         model.train(was_training)
     return total
 
 
+def checked_logits(output: object, images: int, num_classes: int | None = None) -> Tensor:
+    """What a network returned, if it is logits (images, classes); else a `UserError` that says what it is."""
+    if (
+        isinstance(output, Tensor)
+        and output.ndim == 2
+        and len(output) == images
+        and num_classes in (None, output.shape[1])
+    ):
+        return output
+    found = (
+        f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    )
+    wanted = f"{images}, {'classes' if num_classes is None else num_classes}"
+    raise UserError(
+        f"the network must return logits of shape ({wanted}) for {images} images, and returns {found}"
+    )
+
+
 def evaluation(total: Tensor, num_classes: int) -> Evaluation:
-    """The figures of a tally."""
-    counts = total[2:].reshape(num_classes, num_classes).long().cpu()
+    """The figures of a tally; `NotFinite` if the logits of any image are not finite."""
+    counts = total[3:].reshape(num_classes, num_classes).long().cpu()
     images = int(counts.sum())
+    broken = int(total[2])
+    if broken:
+        raise NotFinite(
+            f"the network's logits are not finite (NaN or infinite) for {broken} of {images} images: its "
+            "weights are damaged, or it diverged in training"
+        )
     divisor = max(images, 1)
     return Evaluation(
         images=images,
@@ -70,6 +106,13 @@ def evaluation(total: Tensor, num_classes: int) -> Evaluation:
     )
 
 
-def evaluate(model: nn.Module, loader: Loader, num_classes: int) -> Evaluation:
-    """Accuracy, loss and confusions of `model` over all batches of `loader`, in one process."""
-    return evaluation(tally(model, loader, num_classes), num_classes)
+def evaluate(
+    model: nn.Module, loader: Loader, num_classes: int, *, labels_as: Tensor | None = None
+) -> Evaluation:
+    """Accuracy, loss and confusions of `model` over all batches of `loader`, in one process.
+
+    num_classes: how many logits the network gives; labels_as: see `tally`.
+
+    Raises `NotFinite`, a `UserError`, if the logits of any image are not finite.
+    """
+    return evaluation(tally(model, loader, num_classes, labels_as=labels_as), num_classes)
