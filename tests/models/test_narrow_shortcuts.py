@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from globalcnn import create_model, list_models
+from globalcnn.graph import fold_batch_norms
 from globalcnn.measure import count, depth, receptive_field
 from globalcnn.models.resnet import ResNet, ThinnedSequential
-from globalcnn.optimize.folding import fold_batch_norms
 
 SHORTCUT = "layer2.0.downsample"
 
@@ -98,8 +98,8 @@ def test_it_folds_compiles_and_exports():
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(x), expected, atol=1e-5)
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
-    folded, notes = fold_batch_norms(net)
-    assert (folded, notes) == (norms, [])
+    folding = fold_batch_norms(net)
+    assert (len(folding.norms), folding.notes) == (norms, ())
     assert torch.allclose(net(x), expected, atol=1e-4)
 
 

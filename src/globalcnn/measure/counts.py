@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from .probe import at_rest, checked_model, checked_size, probe_input, run_once
+from ..graph import eval_mode
+from .probe import checked_model, checked_size, probe_input, run_once
 
 _AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
@@ -114,7 +115,7 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     try:
         for module, tally in tallies.items():
             handles.append(module.register_forward_hook(tally.add, with_kwargs=True))
-        with at_rest(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             run_once(model, probe_input(model, size))
     finally:
         for handle in handles:

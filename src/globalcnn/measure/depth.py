@@ -11,7 +11,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .probe import at_rest, checked_model, checked_size, probe_input, run_once
+from ..graph import eval_mode
+from .probe import checked_model, checked_size, probe_input, run_once
 
 # Products of two matrices, of which one is a weight if the network is to count it.
 _PRODUCTS = frozenset(
@@ -44,7 +45,7 @@ def depth(model: nn.Module, input_size: Sequence[int]) -> int:
     image = probe_input(model, checked_size(input_size))
     flow = _DepthFlow(image)
     # Not inference mode: a tensor that the model keeps for later would be unfit for training.
-    with at_rest(model), torch.no_grad(), flow:
+    with eval_mode(model), torch.no_grad(), flow:
         outputs = run_once(model, image)
     return max((flow.depth_of(output) or 0 for output in outputs), default=0)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
-from .probe import at_rest
+from ..graph import eval_mode
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def latency(
     """
     _check(candidates, example, runs, warmup, seconds, burst, least)
     modules = [c for c in candidates.values() if isinstance(c, nn.Module)]
-    with at_rest(*modules), torch.inference_mode():
+    with eval_mode(*modules), torch.inference_mode():
         for _ in range(warmup):
             _round(candidates, example, reverse=False, burst=0.0)
         times: dict[str, list[float]] = {name: [] for name in candidates}

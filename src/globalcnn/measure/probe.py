@@ -1,9 +1,8 @@
-"""What every measurement needs: arguments checked, an input to run on, and the network left as it was."""
+"""What every measurement needs: arguments checked, an input to run on, failures in words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError, UserTypeError
+from ..graph import eval_mode
 
 
 def checked_model(model: nn.Module) -> nn.Module:
@@ -46,32 +46,10 @@ def probe_input(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
     return noise.to(device=like.device, dtype=like.dtype)
 
 
-@contextmanager
-def at_rest(*models: nn.Module) -> Iterator[None]:
-    """Put the models into eval mode; afterwards training flags and buffers are again what they were."""
-    modules = list({id(m): m for model in models for m in model.modules()}.values())
-    flags = [(m, m.training) for m in modules]
-    buffers = [
-        (m, name, b, b.detach().clone()) for m in modules for name, b in m._buffers.items() if b is not None
-    ]
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for m, flag in flags:
-            m.training = flag
-        with torch.no_grad():
-            for m, name, buffer, value in buffers:
-                m._buffers[name] = buffer
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
 def check_runs(model: nn.Module, input_size: Sequence[int]) -> None:
     """A `UserError` unless `model` runs on an image of (C, H, W); the model is left as it was."""
     image = probe_input(model, checked_size(input_size))
-    with at_rest(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         run_once(model, image)
 
 

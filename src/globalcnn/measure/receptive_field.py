@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..graph import eval_mode
 from ..nn.equilibrium import Equilibrium
-from .probe import at_rest, checked_model, checked_size, probe_input, run_once
+from .probe import checked_model, checked_size, probe_input, run_once
 
 _Features = Callable[[Tensor], Tensor]
 _CHUNK_ELEMENTS = 1_500_000  # of input run at once: ten images of 3 x 224 x 224
@@ -66,7 +67,7 @@ def receptive_field(
     run: _Features = features or getattr(model, "forward_features", None) or model
     image = probe_input(model, size)
     resting = [model, features] if isinstance(features, nn.Module) else [model]
-    with at_rest(*resting), _no_fast_convolutions():
+    with eval_mode(*resting), _no_fast_convolutions():
         with torch.no_grad():
             if _centre(_checked(run, image)).isnan().any():
                 raise UserError("the feature map is NaN on ordinary noise: give the model finite weights")

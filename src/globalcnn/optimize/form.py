@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import UserError
+from ..graph import fold_batch_norms
 from ..nn import GlobalLayer
 from ..nn.fused import FusedGlobalLayer
-from .folding import fold_batch_norms
 from .report import OptimizationReport
 
 
@@ -76,10 +76,10 @@ def prepared(model: nn.Module, form: Form) -> tuple[nn.Module, list[str]]:
     notes: list[str] = []
     with torch.no_grad():
         if form.folded:
-            folded, untraced = fold_batch_norms(module)
-            if not folded:
-                raise UserError("; ".join(("no BatchNorm directly follows a convolution", *untraced)))
-            notes.append(f"{folded} BatchNorms folded" + (", traced part by part" if untraced else ""))
+            folding = fold_batch_norms(module)
+            if not folding.norms:
+                raise UserError("; ".join(("no BatchNorm directly follows a convolution", *folding.notes)))
+            notes.append(f"{len(folding.norms)} BatchNorms folded")
         if form.memory_format is not None:
             module = module.to(memory_format=form.memory_format)
         if form.fused:  # last: the operator reads its own weights contiguously

@@ -1,0 +1,250 @@
+"""BatchNorm folded into the convolution or linear layer before it, in a network in eval mode.
+
+A pair becomes one layer only where that is provably the same function: the traced forward passes the
+convolution's output to the norm and nowhere else, each is called once and has one name, nothing else reads
+their weights, and both are PyTorch's own classes without hooks, parametrisations or a replaced forward.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.models import get_notrace_functions, get_notrace_modules
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UserError
+from ..nn import GlobalLayer
+from ..nn.fused import FusedGlobalLayer
+from ..nn.solving import SolveBlock
+from .replace import replace_module
+from .shapes import ShapeTrace, trace_shapes
+
+# exact classes: a subclass may use its weight in another way
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, Conv2dSame)
+_NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, BatchNormAct2d)
+_LEAVES = (GlobalLayer, FusedGlobalLayer, SolveBlock, _BatchNorm)
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What `fold_batch_norms` did.
+
+    norms: qualified names of the norms that are folded; notes: what stood in the way of others, in words.
+    """
+
+    norms: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> Folding:
+    """Fold every BatchNorm that directly follows a convolution or linear layer into it, in place.
+
+    `model` must be in eval mode; a norm in training mode or without running statistics stays. Folded are
+    `Conv2d` with `BatchNorm2d`, timm's `Conv2dSame` and `BatchNormAct2d` among them, and, given an example,
+    `Linear` with `BatchNorm1d`. In a norm's place stays an identity, or timm's dropout and activation.
+
+    example: a batch for the network. A network that torch.fx cannot trace as a whole is traced part by part,
+    and the example shows whether its layers are called by those parts alone; without one, they stay.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    >>> fold_batch_norms(net).norms
+    ('1',)
+    >>> net[1]
+    Identity()
+    """
+    calls = None if example is None else trace_shapes(model, example)
+    work = _Work(model, calls)
+    for name, root in _roots(model):
+        work.fold_in(root, name)
+    return Folding(tuple(work.norms), tuple(work.notes))
+
+
+def _roots(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The network, and inside the layers that are traced as one node what is ordinary network again."""
+    yield "", model
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not GlobalLayer or _altered(layer):
+            continue
+        prefix = f"{name}." if name else ""
+        if layer.init is not None:
+            yield f"{prefix}init", layer.init
+        if FusedGlobalLayer.from_layer(layer) is None:  # the fused layer folds these by itself
+            for part in ("velocity_x", "velocity_y", "diffusion_x", "diffusion_y"):
+                if hasattr(layer, part):
+                    yield f"{prefix}{part}", layer.get_submodule(part)
+
+
+class _Work:
+    """One run over a network: what is known of its calls, and what has been folded."""
+
+    def __init__(self, model: nn.Module, calls: ShapeTrace | None) -> None:
+        self.model = model
+        self.calls = calls
+        self.names = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+        self.norms: list[str] = []
+        self.notes: list[str] = []
+
+    def fold_in(self, root: nn.Module, name: str) -> None:
+        """Fold in the part `root` of the network; where it cannot be traced, in its children."""
+        if isinstance(root, _LEAVES) or not any(isinstance(m, _BatchNorm) for m in root.modules()):
+            return
+        prefix = f"{name}." if name else ""
+        tracer = _Tracer()
+        try:
+            if "forward" in vars(root):
+                raise TypeError("its forward was replaced on the instance")
+            graph = tracer.trace_cleanly(root)
+        except Exception as error:  # whatever a network's Python code does with a stand-in for a tensor
+            if not isinstance(root, (nn.ModuleList, nn.ModuleDict)):
+                reason = (str(error).splitlines() or [""])[0][:100]
+                self.notes.append(
+                    f"{name or 'the network'} ({type(root).__name__}) cannot be traced: {reason}"
+                )
+            for part, child in list(root.named_children()):
+                self.fold_in(child, prefix + part)
+            return
+        modules = dict(root.named_modules(remove_duplicate=False))
+        calls = Counter(modules[str(node.target)] for node in graph.nodes if node.op == "call_module")
+        for node in graph.nodes:
+            source = _only_input(node)
+            if source is None or _only_input(source) is None or len(source.users) != 1:
+                continue
+            before, norm = modules[str(source.target)], modules[str(node.target)]
+            once = calls[before] == calls[norm] == self.names[before] == self.names[norm] == 1
+            if once and not tracer.reads(before, norm):
+                self.fold_pair(name, prefix + str(source.target), prefix + str(node.target))
+
+    def fold_pair(self, part: str, before_name: str, norm_name: str) -> None:
+        """Fold the norm into the layer before it, if their kinds and their calls allow it."""
+        before, norm = self.model.get_submodule(before_name), self.model.get_submodule(norm_name)
+        if not self._pair_fits(before, norm, before_name):
+            return
+        if part and not self._called_by(part, before_name, norm_name):
+            self.notes.append(f"{norm_name} stays: an example must show that only {part} calls it")
+            return
+        # what follows a norm inside of timm's class for both
+        after = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        try:
+            replace_module(self.model, norm_name, new=after.eval())
+            replace_module(self.model, before_name, new=_folded(before, norm))
+        except UserError as error:
+            replace_module(self.model, norm_name, new=norm)
+            self.notes.append(f"{norm_name} stays: {error}")
+            return
+        self.norms.append(norm_name)
+
+    def _pair_fits(self, before: nn.Module, norm: nn.Module, before_name: str) -> bool:
+        if any(_altered(m) or m.training for m in (before, norm)):
+            return False
+        if type(before) in _CONVOLUTIONS and type(norm) in _NORMS:
+            pass
+        elif type(before) is nn.Linear and type(norm) is nn.BatchNorm1d:
+            # of three dimensions, the norm takes the second one for the channels, not the last
+            outputs = self.calls.of(before_name) if self.calls is not None else ()
+            if not outputs or any(len(call.output_shape) != 2 for call in outputs):
+                return False
+        else:
+            return False
+        weight, mean = before._parameters.get("weight"), norm._buffers.get("running_mean")
+        if weight is None or mean is None or norm._buffers.get("running_var") is None:
+            return False
+        return mean.dtype == weight.dtype and mean.device == weight.device and len(mean) == len(weight)
+
+    def _called_by(self, part: str, *names: str) -> bool:
+        """Whether, on the example, every call of the part makes one call of each, and nothing else does."""
+        if self.calls is None:
+            # a Global layer calls its own parts, each once
+            owner = self.model.get_submodule(part.rpartition(".")[0])
+            return type(owner) is GlobalLayer
+        wanted = len(self.calls.of(part))
+        return wanted > 0 and all(
+            len(calls := self.calls.of(name)) == wanted
+            and all(name == part or self.calls.inside(call, part) for call in calls)
+            for name in names
+        )
+
+
+class _Tracer(torch.fx.Tracer):
+    """Follows a forward down to PyTorch's layers, ours that solve, those that timm says to stop at, and those
+    that a user altered."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))  # type: ignore[no-untyped-call]
+        self.leaves = (*_LEAVES, *get_notrace_modules())  # type: ignore[no-untyped-call]
+        self._read: set[int] = set()
+
+    def trace_cleanly(self, root: nn.Module) -> torch.fx.Graph:
+        """The graph of `root`; what its forward writes into attributes is undone: it would be stand-ins."""
+        before = [(m, dict(vars(m))) for m in root.modules()]
+        try:
+            return self.trace(root)
+        finally:
+            for module, attributes in before:
+                vars(module).clear()
+                vars(module).update(attributes)
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """Whether calls of `module` are one node of the graph."""
+        return isinstance(module, self.leaves) or _altered(module) or super().is_leaf_module(module, name)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """An attribute of a module, asked for by a forward that is traced: tensors are noted."""
+        if isinstance(attr_val, Tensor):
+            self._read.add(id(attr_val))
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def reads(self, *modules: nn.Module) -> bool:
+        """Whether the forward that was traced read a weight or statistic of one of the modules itself."""
+        return any(id(t) in self._read for m in modules for t in (*m.parameters(), *m.buffers()))
+
+
+def _only_input(node: torch.fx.Node) -> torch.fx.Node | None:
+    """The node that a call of a module takes as its one argument; None for any other node."""
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return None
+    return node.args[0] if isinstance(node.args[0], torch.fx.Node) else None
+
+
+def _altered(module: nn.Module) -> bool:
+    """Whether a call of the module may do more than its class says: hooks, a forward on the instance."""
+    return (
+        "forward" in vars(module)
+        or any(getattr(module, hooks, None) for hooks in _HOOKS)
+        or torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
+@torch.no_grad()
+def _folded(before: nn.Module, norm: Any) -> nn.Module:
+    """A copy of the layer with the norm's scale and shift in its weight and bias, computed in float64."""
+    weight, bias = before._parameters["weight"], before._parameters.get("bias")
+    assert weight is not None
+    dtype = torch.float32 if weight.device.type == "mps" else torch.float64
+
+    def wide(tensor: Any, default: float) -> Tensor:
+        if tensor is None:
+            return torch.full((len(weight),), default, dtype=dtype, device=weight.device)
+        return tensor.to(dtype)  # type: ignore[no-any-return]
+
+    scale = wide(norm.weight, 1.0) * torch.rsqrt(wide(norm.running_var, 1.0) + norm.eps)
+    shift = wide(norm.bias, 0.0) + (wide(bias, 0.0) - wide(norm.running_mean, 0.0)) * scale
+    new = copy.deepcopy(before)
+    scaled = weight.to(dtype) * scale.view(-1, *[1] * (weight.ndim - 1))
+    new.weight = nn.Parameter(scaled.to(weight.dtype), weight.requires_grad)
+    new.bias = nn.Parameter(shift.to(weight.dtype), weight.requires_grad)
+    return new
