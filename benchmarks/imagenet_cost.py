@@ -1,12 +1,12 @@
 """What a full ImageNet training costs, computed from measured speeds, counts, and stated assumptions.
 
-    python benchmarks/imagenet_speed.py         # measures this machine -> results/imagenet-cost/speed.json
-    python benchmarks/imagenet_cost.py          # -> results/imagenet-cost/cost.json
-    python benchmarks/imagenet_cost_page.py     # -> the tables of docs/imagenet-cost.md
+    python -m benchmarks.imagenet_speed         # measures this machine -> results/imagenet-cost/speed.json
+    python -m benchmarks.imagenet_cost          # -> results/imagenet-cost/cost.json
+    python -m benchmarks.imagenet_cost_page     # -> the tables of docs/imagenet-cost.md
 
 With the speed of a GPU (`imagenet_speed.py --device cuda ...`) in the place of the assumed one:
 
-    python benchmarks/imagenet_cost.py --measured gpu.json --out cost-gpu.json
+    python -m benchmarks.imagenet_cost --measured gpu.json --out cost-gpu.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes the tables of docs/imagenet-cost.md from results/imagenet-cost/cost.json.
 
-python benchmarks/imagenet_cost_page.py
+python -m benchmarks.imagenet_cost_page
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "imagenet-cost.md"
-START, END = "<!-- tables: written by benchmarks/imagenet_cost_page.py -->", "<!-- end of tables -->"
+START, END = "<!-- tables: written by python -m benchmarks.imagenet_cost_page -->", "<!-- end of tables -->"
 KINDS = {
     "decode": "decode a JPEG",
     "crop": "decode, random resized crop, flip",

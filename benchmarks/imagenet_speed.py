@@ -1,7 +1,7 @@
 """Measures how fast the ImageNet networks train on this machine, and how fast one core loads images.
 
-    python benchmarks/imagenet_speed.py                     # -> results/imagenet-cost/speed.json
-    python benchmarks/imagenet_speed.py --device cuda --batch-size 128 --precision bf16 --channels-last \\
+    python -m benchmarks.imagenet_speed                     # -> results/imagenet-cost/speed.json
+    python -m benchmarks.imagenet_speed --device cuda --batch-size 128 --precision bf16 --channels-last \\
         --steps 30 --out gpu.json                           # where there is a GPU
 
 `imagenet_cost.py` computes from these files what whole trainings cost.

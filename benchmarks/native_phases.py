@@ -1,6 +1,6 @@
 """Where the time of the native layer goes: the phases of its kernel, on one thread.
 
-    python benchmarks/native_phases.py [--out results/bench/phases.json] [--isa avx2]
+    python -m benchmarks.native_phases [--out results/bench/phases.json] [--isa avx2]
 
 Builds the kernels once more with counters in them (a minute), runs a Global layer at inference on the shapes of
 `globalcnn bench`, in both memory formats, and writes what each phase takes in nanoseconds per vector of elements.
@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("weights", "read", "convolutions", "halos", "steps", "write")
 SHAPES = ((64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8), (16, 24, 56, 56), (16, 96, 14, 14))
 STEPS = (1, 5)
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("results/bench/phases.json"))
+    parser.add_argument("--out", type=Path, default=ROOT / Path("results/bench/phases.json"))
     parser.add_argument(
         "--isa", default=None, help="avx512, avx2 or plain; default: the best of the processor"
     )
@@ -83,9 +84,19 @@ def in_a_process(folder: Path, flags: list[str], args: argparse.Namespace, shape
     isa = args.isa or (instruction_set() if load() is None else "avx2")
     print("compiling the kernels with counters (up to a minute)")
     library = build(extra=["-DGLOBALCNN_PHASES", *flags], isas=(isa,), to=folder / "phases.so", force=True)
-    words = [sys.executable, __file__, "--library", str(library), "--out", str(folder / "rows.json")]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.native_phases",
+        "--library",
+        str(library),
+        "--out",
+        str(folder / "rows.json"),
+    ]
     environment = {**os.environ, "GLOBALCNN_NATIVE_LIBRARY": str(library), "GLOBALCNN_ISA": isa}
-    subprocess.run([*words, "--runs", str(args.runs), "--shapes", str(shapes)], env=environment, check=True)
+    subprocess.run(
+        [*words, "--runs", str(args.runs), "--shapes", str(shapes)], env=environment, cwd=ROOT, check=True
+    )
     content: dict[str, Any] = json.loads((folder / "rows.json").read_text())
     return content
 
@@ -94,7 +105,7 @@ def measure(library: Path, out: Path, runs: int, shapes: int) -> None:
     """All shapes, formats and numbers of steps."""
     import torch
 
-    from globalcnn.cli.bench import keep_memory
+    from benchmarks.machine import keep_memory
     from globalcnn.files import write_json
     from globalcnn.measure import environment
     from globalcnn.ops.native import instruction_set, load

@@ -1,6 +1,6 @@
 """What a step of the native kernels costs by itself, beside what its reading and writing alone costs.
 
-    python benchmarks/native_step.py [--out results/bench/step.json]
+    python -m benchmarks.native_step [--out results/bench/step.json]
 
 Compiles native_step.cpp, which runs the kernels' loops on planes that stay in the caches, for maps of 4 x 4 to
 56 x 56, and writes nanoseconds per vector of elements: the four convolutions, the only step of K = 1, the first of

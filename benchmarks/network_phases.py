@@ -1,6 +1,6 @@
 """Where a network's time goes at inference: inside the convolutions, inside the Global layers, between the calls.
 
-    OMP_PROC_BIND=true python benchmarks/network_phases.py [--out results/bench/network_phases.json]
+    python -m benchmarks.network_phases [--out results/bench/network_phases.json]
 
 ResNet-32 and ResNet-Global in one and the same form (norms folded, Global layers fused, channels-last, compiled), each
 in processes of its own (three, the least of their medians counts): the time of a call, then once more with oneDNN telling the time of every primitive
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("resnet32_cifar", "resnet_global_cifar")
 BATCHES = (1, 64)
 ROUNDS = 3  # processes; the least of their medians counts
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("results/bench/network_phases.json"))
+    parser.add_argument("--out", type=Path, default=ROOT / Path("results/bench/network_phases.json"))
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--worker", nargs=2, default=None, help=argparse.SUPPRESS)  # of the processes
     args = parser.parse_args()
@@ -81,8 +82,10 @@ def main() -> None:
 
 def in_a_process(network: str, batch: int, extra: dict[str, str]) -> str:
     """What a worker printed."""
-    words = [sys.executable, __file__, "--worker", network, str(batch)]
-    done = subprocess.run(words, env={**os.environ, **extra}, stdout=subprocess.PIPE, text=True, check=True)
+    words = [sys.executable, "-m", "benchmarks.network_phases", "--worker", network, str(batch)]
+    done = subprocess.run(
+        words, env={**os.environ, **extra}, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout
 
 
@@ -101,8 +104,8 @@ def worker(network: str, batch: int) -> None:
     """Time one network, and its layers' operators alone."""
     import torch
 
+    from benchmarks.machine import keep_memory
     from globalcnn import create_model
-    from globalcnn.cli.bench import keep_memory
     from globalcnn.measure import count
     from globalcnn.nn.fused import FusedGlobalLayer
     from globalcnn.optimize.form import Form, OptimizedModel, prepared

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md from the files under results/bench/: python benchmarks/performance_page.py"""
+"""Writes the tables of docs/performance.md from the files under results/bench/: python -m benchmarks.performance_page"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-START, END = "<!-- tables: written by benchmarks/performance_page.py -->", "<!-- end of tables -->"
+START, END = "<!-- tables: written by python -m benchmarks.performance_page -->", "<!-- end of tables -->"
 CEILINGS = ("bytes", "arithmetic", "call")
 
 

@@ -1,4 +1,4 @@
-"""Writes the results section of README.md from the files under results/: python benchmarks/results_section.py"""
+"""Writes the results section of README.md from the files under results/: python -m benchmarks.results_section"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- results: written by benchmarks/results_section.py -->", "<!-- end of results -->"
+START, END = "<!-- results: written by python -m benchmarks.results_section -->", "<!-- end of results -->"
 PUBLISHED = {"digits_conv": (92.01, 27), "digits_residual": (92.53, 30), "digits_global": (95.03, 9)}
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from globalcnn.cli import evaluate, train
 from globalcnn.cli.options import resolve_recipe
-from globalcnn.train import RECIPES
+from globalcnn.reproduce import RECIPES
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "training-large.md").read_text(encoding="utf-8")
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)

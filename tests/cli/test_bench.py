@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from globalcnn.bench import TABLES
-from globalcnn.cli import bench
+from benchmarks import machine
+from benchmarks.tables import TABLES
 
 
 @pytest.mark.slow
 def test_a_quick_run_of_every_table(run, tmp_path, monkeypatch):
     pytest.importorskip("torchdiffeq")
-    monkeypatch.setattr(bench, "_load", lambda: [64.0, 1.0, 1.0])
+    monkeypatch.setattr(machine, "load_averages", lambda: [64.0, 1.0, 1.0])
     done = run("bench", "--quick", "--out", tmp_path / "b", "--runs", 1)
     assert done.status == 0, done.err
     assert "warning: other work runs on this machine" in done.out

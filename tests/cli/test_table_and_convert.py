@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import globalcnn
-from globalcnn.measure import published
-from globalcnn.models.authors import authors_names
-from globalcnn.models.published import published_rows
+from globalcnn.reproduce import table as published
+from globalcnn.reproduce.authors import authors_names
+from globalcnn.reproduce.rows import published_rows
 from globalcnn.train import load_model
 
 

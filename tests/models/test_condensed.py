@@ -9,10 +9,10 @@ import torch
 from globalcnn import create_model, load_authors_state_dict
 from globalcnn.measure import count
 from globalcnn.models import list_models, model_info
-from globalcnn.models.authors import authors_names
 from globalcnn.models.darts import DARTS
 from globalcnn.models.densenet import DenseNet
-from globalcnn.models.published import published_rows
+from globalcnn.reproduce.authors import authors_names
+from globalcnn.reproduce.rows import published_rows
 
 NAMES = [n for family in ("densenet", "darts", "mobile_global") for n in list_models(family=family)]
 SMALL = ["densenet_global_cifar", "darts_global_tiny_cifar", "mobilenetv3_global"]

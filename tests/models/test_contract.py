@@ -20,11 +20,11 @@ from torch import nn
 
 from globalcnn import UserError, create_model, list_models
 from globalcnn.measure import count
-from globalcnn.measure.published import ROUNDING
 from globalcnn.models import model_info
-from globalcnn.models.published import published_rows
 from globalcnn.nn.equilibrium import Equilibrium
 from globalcnn.nn.solving import SolveBlock, solve_counts
+from globalcnn.reproduce.rows import published_rows
+from globalcnn.reproduce.table import ROUNDING
 
 NAMES = list_models()
 DEAR = ("neupde_cifar", "mdeq_large_cifar", "wide_resnet_cifar", "wide_resnet_global_cifar")

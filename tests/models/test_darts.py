@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from globalcnn import PDE, create_model
 from globalcnn.errors import UserError
-from globalcnn.models.authors import authors_names
 from globalcnn.models.darts import DARTS
 from globalcnn.models.darts_cells import Cell, DropPath, FactorizedReduce
 from globalcnn.nn import GlobalLayer
+from globalcnn.reproduce.authors import authors_names
 
 
 @pytest.fixture

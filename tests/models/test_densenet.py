@@ -6,8 +6,8 @@ from timm.models.densenet import DenseBlock, DenseLayer
 
 from globalcnn import PDE, create_model
 from globalcnn.errors import UserError
-from globalcnn.models.authors import authors_names
 from globalcnn.nn import GlobalLayer
+from globalcnn.reproduce.authors import authors_names
 
 
 def test_a_global_layer_follows_each_transition():

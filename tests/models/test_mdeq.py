@@ -10,11 +10,11 @@ from torch import nn
 from globalcnn import UserError, create_model, load_authors_state_dict
 from globalcnn.measure import count
 from globalcnn.models import model_info
-from globalcnn.models.authors import authors_names
 from globalcnn.models.mdeq import MDEQ
 from globalcnn.nn.equilibrium import Solve
 from globalcnn.nn.fixed_point import Anderson, Broyden
 from globalcnn.nn.solving import SolveError, solve_counts
+from globalcnn.reproduce.authors import authors_names
 
 
 def small(**settings):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from globalcnn import PDE, create_model
-from globalcnn.models.authors import authors_names
 from globalcnn.nn import GlobalLayer
+from globalcnn.reproduce.authors import authors_names
 
 BASELINES = {
     "mobilenetv2_global": "mobilenetv2_100",

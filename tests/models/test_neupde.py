@@ -8,10 +8,10 @@ import torch
 from globalcnn import UserError, create_model
 from globalcnn.measure import count
 from globalcnn.models import model_info
-from globalcnn.models.authors import authors_names
 from globalcnn.models.neupde import NeuPDE, PDEFunction
-from globalcnn.models.published import published_rows
 from globalcnn.nn.solving import solve_counts
+from globalcnn.reproduce.authors import authors_names
+from globalcnn.reproduce.rows import published_rows
 
 ROWS = [r for r in published_rows() if r.model.startswith("neupde")]
 

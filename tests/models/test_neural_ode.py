@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 import torchdiffeq
 
-from globalcnn import UserError, create_model, load_authors_state_dict
+from globalcnn import UserError, create_model
 from globalcnn.measure import count
-from globalcnn.models.authors import authors_names
-from globalcnn.models.published import published_rows
 from globalcnn.nn.solving import SolveError, solve_counts
+from globalcnn.reproduce import load_authors_state_dict
+from globalcnn.reproduce.authors import authors_names
+from globalcnn.reproduce.rows import published_rows
 
 
 def images(n=2, dtype=torch.float32):

@@ -17,10 +17,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from globalcnn import create_model, list_models, load_authors_state_dict
+from globalcnn import create_model, list_models
 from globalcnn.models import model_info
-from globalcnn.models.authors import authors_names
 from globalcnn.nn.equilibrium import Equilibrium
+from globalcnn.reproduce import load_authors_state_dict
+from globalcnn.reproduce.authors import authors_names
 
 
 class State:

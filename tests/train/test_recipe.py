@@ -7,7 +7,8 @@ import json
 import pytest
 
 from globalcnn import UserError, list_models
-from globalcnn.train import PUBLISHED_FOR, RECIPES, Recipe, find_recipe, suited_to
+from globalcnn.reproduce import PUBLISHED_FOR, RECIPES, find_recipe
+from globalcnn.train import Recipe, suited_to
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from timm.layers import DropPath
 from timm.optim import RMSpropTF
 
 from globalcnn.models.darts_cells import DropPath as DartsDropPath
-from globalcnn.train import Recipe, find_recipe
+from globalcnn.reproduce import find_recipe
+from globalcnn.train import Recipe
 from globalcnn.train.loop import Trainer, make_accelerator
 from globalcnn.train.run import describe
 from globalcnn.train.schedule import LARGEST_NOISE, Schedule, noise

@@ -14,10 +14,10 @@ from ..models import (
     check_model_name,
     create_model,
     list_models,
-    load_authors_state_dict,
     model_info,
     shown_name,
 )
+from ..reproduce import load_authors_state_dict
 from ..train.checkpoint import Description, load_weights, load_without_code, save_weights
 from .console import say
 

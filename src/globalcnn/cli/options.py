@@ -11,7 +11,8 @@ import tyro
 
 from ..data import DataSource, load_data
 from ..errors import UserError
-from ..train import RECIPES, Recipe, find_recipe, suited_to
+from ..reproduce import RECIPES, find_recipe
+from ..train import Recipe, suited_to
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import tyro
 
 from ..errors import UserError
-from ..measure.published import TableRow, published_table
 from ..models import shown_name
+from ..reproduce import TableRow, published_table
 from .console import count, say, table
 
 

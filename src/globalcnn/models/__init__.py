@@ -5,7 +5,6 @@ from .. import _torchvision
 _torchvision.check()
 
 from . import darts, densenet, digits, mdeq, mnist, mobile_global, neupde, neural_ode, resnet  # noqa: E402, F401
-from .authors import load_authors_state_dict  # noqa: E402
 from .registry import (  # noqa: E402
     ModelInfo,
     check_model_name,
@@ -23,7 +22,6 @@ __all__ = [
     "create_model",
     "is_reconstruction",
     "list_models",
-    "load_authors_state_dict",
     "model_info",
     "settings_for_size",
     "shown_name",

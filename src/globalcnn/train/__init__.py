@@ -5,13 +5,10 @@ from .divergence import TrainingDiverged
 from .evaluate import Evaluation, evaluate
 from .objectives import CrossEntropy, Objective, Outcome, WithAuxiliaryHeads
 from .progress import EpochResult, Progress, Reporter, Silent
-from .recipe import Recipe
-from .recipes import PUBLISHED_FOR, RECIPES, find_recipe, suited_to
+from .recipe import Recipe, suited_to
 from .run import RunResult, train
 
 __all__ = [
-    "PUBLISHED_FOR",
-    "RECIPES",
     "CrossEntropy",
     "Description",
     "EpochResult",
@@ -26,7 +23,6 @@ __all__ = [
     "TrainingDiverged",
     "WithAuxiliaryHeads",
     "evaluate",
-    "find_recipe",
     "find_weights",
     "load_model",
     "suited_to",

@@ -20,7 +20,7 @@ def _setting(default: Any, about: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training recipe. The defaults are the short modern one; published ones are in `train.recipes`.
+    """A training recipe. The defaults are the short modern one; published ones are in `globalcnn.reproduce`.
 
     Every field can be given on the command line of `globalcnn train` under its own name, with "-" for "_".
     Lengths of time are in epochs, learning rates per optimiser step, batch sizes per process.
@@ -147,3 +147,13 @@ def _check_type(name: str, value: object, declared: str) -> None:
         raise UserTypeError(f"recipe: {name}={value!r} must be of type {declared}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"recipe: {name}={value!r} must be finite")
+
+
+def suited_to(recipe: Recipe, data: str) -> Recipe:
+    """The default recipe as it suits the data: digits have a handedness, so they are not flipped.
+
+    Recipes of other names, and recipes for other data, stay as they are.
+    """
+    if recipe.name == Recipe().name and data in ("digits", "mnist"):
+        return recipe.replace(flip=False, crop_padding=2)
+    return recipe

@@ -1,12 +1,10 @@
 """Pictures."""
 
-from .bench import plot_bench
 from .comparison import plot_comparison
 from .curves import plot_curves
 from .maps import plot_evolution, plot_feature_maps, strongest_channels
 
 __all__ = [
-    "plot_bench",
     "plot_comparison",
     "plot_curves",
     "plot_evolution",

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..measure import count
-from ..models import create_model, list_models, model_info, shown_name
-from ..nn.solving import SolveBlock
-from ..optimize import optimize_for_inference
-from ..optimize.form import by_itself
+from globalcnn.measure import count
+from globalcnn.models import create_model, list_models, model_info, shown_name
+from globalcnn.nn.solving import SolveBlock
+from globalcnn.optimize import optimize_for_inference
+from globalcnn.optimize.form import by_itself
+
 from .layer import forward
-from .race import Form, NotHere, Run, race, reason
 from .results import Cell, Comparison, Progress, Settings, Side
+from .rounds import Form, NotHere, Run, race, reason
 
 CIFAR = (
     ("resnet_global_cifar", "resnet32_cifar"),

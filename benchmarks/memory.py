@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from ..nn import GlobalLayer
-from ..ops import PDE
-from .race import eager_backend, reason
+from globalcnn.nn import GlobalLayer
+from globalcnn.ops import PDE
+
 from .results import MemoryRow, MemoryTable, Progress, Settings
+from .rounds import eager_backend, reason
 
 SHAPE, STEPS = (64, 16, 32, 32), (1, 2, 5, 10, 20)
 SMALL, FEW = (2, 4, 8, 8), (1, 2)

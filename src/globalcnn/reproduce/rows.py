@@ -37,7 +37,7 @@ def published_rows() -> tuple[PublishedRow, ...]:
     >>> len(published_rows())
     49
     """
-    text = files("globalcnn.models").joinpath("published.json").read_text(encoding="utf-8")
+    text = files("globalcnn.reproduce").joinpath("published.json").read_text(encoding="utf-8")
     return tuple(_row(entry) for entry in json.loads(text)["rows"])
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ..measure import Latency, latency
-from ..ops import backends
+from globalcnn.measure import Latency, latency
+from globalcnn.ops import backends
+
 from .results import Cell, Settings, Side, Timed
 
 Run = Callable[[], Any]

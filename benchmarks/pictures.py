@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .figure import new_figure, save
+from globalcnn.viz.figure import new_figure, save
 
 OURS, THEIRS = "tab:blue", "tab:orange"
 

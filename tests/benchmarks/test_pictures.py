@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.image import imread
 
-from globalcnn.viz import plot_bench
+from benchmarks.pictures import plot_bench
 
 
 def form(name, seconds):

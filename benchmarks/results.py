@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..measure import Latency
+from globalcnn.measure import Latency
 
 Progress = Callable[[str], None]
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..measure import count
-from ..nn import GlobalLayer
-from ..ops import PDE
-from ..optimize.form import Form as OptimizedForm
-from ..optimize.form import prepared
-from .race import Form, Run, eager_backend, race, reason
+from globalcnn.measure import count
+from globalcnn.nn import GlobalLayer
+from globalcnn.ops import PDE
+from globalcnn.optimize.form import Form as OptimizedForm
+from globalcnn.optimize.form import prepared
+
 from .results import Cell, Comparison, Progress, Settings, Side
+from .rounds import Form, Run, eager_backend, race, reason
 
 SHAPES = ((64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8), (16, 24, 56, 56), (16, 96, 14, 14))
 STEPS = (1, 5)

@@ -1,19 +1,22 @@
-"""Recipes by name: the default `modern` one and the published ones."""
+"""Recipes by name: the default `modern` one, and what each network was published with."""
 
 from __future__ import annotations
 
 from ...errors import UserError, unknown_name
-from ..recipe import Recipe
+from ...train.recipe import Recipe
 from . import cifar, imagenet, mnist
 
-MODERN = Recipe()
-
-RECIPES: dict[str, Recipe] = {r.name: r for r in (MODERN, *cifar.RECIPES, *mnist.RECIPES, *imagenet.RECIPES)}
+RECIPES: dict[str, Recipe] = {
+    r.name: r for r in (Recipe(), *cifar.RECIPES, *mnist.RECIPES, *imagenet.RECIPES)
+}
+# model -> name of the recipe that it was published with
 PUBLISHED_FOR: dict[str, str] = {**cifar.MODELS, **mnist.MODELS, **imagenet.MODELS}
 
 
 def find_recipe(name: str, model: str | None = None) -> Recipe:
-    """The recipe of that name; "published" stands for the one that `model` was published with.
+    """The recipe called `name`; "published" stands for the one that `model` was published with.
+
+    Raises `UserError` for an unknown name, or where nothing was published for `model`.
 
     >>> find_recipe("published", "resnet_global_cifar").batch_size
     32
@@ -27,13 +30,3 @@ def find_recipe(name: str, model: str | None = None) -> Recipe:
     if name not in RECIPES:
         raise unknown_name("recipe", name, [*RECIPES, "published"])
     return RECIPES[name]
-
-
-def suited_to(recipe: Recipe, data: str) -> Recipe:
-    """The default recipe as it suits the data: digits have a handedness, so they are not flipped.
-
-    Published recipes and recipes for other data stay as they are.
-    """
-    if recipe.name == MODERN.name and data in ("digits", "mnist"):
-        return recipe.replace(flip=False, crop_padding=2)
-    return recipe

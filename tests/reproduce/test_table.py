@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from globalcnn.measure import published
-from globalcnn.measure.published import Measured, measured_accuracies, published_table, reproduced
-from globalcnn.models.published import published_rows
+from globalcnn.reproduce import table as published
+from globalcnn.reproduce.rows import published_rows
+from globalcnn.reproduce.table import Measured, measured_accuracies, published_table, reproduced
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ printed with them are the best test accuracy over all epochs of one run, which t
 
 from __future__ import annotations
 
-from ..recipe import Recipe
+from ...train.recipe import Recipe
 
 _BASE = Recipe(
     name="cifar",

@@ -5,7 +5,7 @@ Source: Kag and Saligrama, CVPR 2022, appendix; the first is that of the torchdi
 
 from __future__ import annotations
 
-from ..recipe import Recipe
+from ...train.recipe import Recipe
 
 _PLAIN = Recipe(
     name="plain",

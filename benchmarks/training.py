@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..measure import count
-from ..optimize.form import by_itself
+from globalcnn.measure import count
+from globalcnn.optimize.form import by_itself
+
 from .networks import check_compiles, seeded
-from .race import Form, Run, race, reason
 from .results import Cell, Comparison, Progress, Settings, Side
+from .rounds import Form, Run, race, reason
 
 PAIR = ("resnet_global_cifar", "resnet32_cifar")
 TINY = ("resnet_global_tiny_cifar", "resnet_tiny_cifar")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import layer, networks, training
+from benchmarks.memory import kept_bytes, peak_bytes
+from benchmarks.results import Cell, Settings, Side, Timed
+from benchmarks.rounds import Form, NotHere, eager_backend, race
 from globalcnn import PDE, GlobalLayer
-from globalcnn.bench import layer, networks, training
-from globalcnn.bench.memory import kept_bytes, peak_bytes
-from globalcnn.bench.race import Form, NotHere, eager_backend, race
-from globalcnn.bench.results import Cell, Settings, Side, Timed
 from globalcnn.measure import Latency
 from globalcnn.ops.backends import automatic
 

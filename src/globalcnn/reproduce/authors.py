@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
+from ..models.darts import DARTS
+from ..models.densenet import DenseNet
+from ..models.digits import DigitsNet
+from ..models.mdeq import MDEQ
+from ..models.mnist import MNISTNet
+from ..models.mobile_global import MobileGlobal
+from ..models.neupde import PDEFunction
+from ..models.resnet import ResNet
 from ..nn import GlobalLayer
-from .darts import DARTS
-from .densenet import DenseNet
-from .digits import DigitsNet
-from .mdeq import MDEQ
-from .mnist import MNISTNet
-from .mobile_global import MobileGlobal
-from .neupde import PDEFunction
-from .resnet import ResNet
 
 _GLOBAL = {
     "velocity_x.net": "convg",

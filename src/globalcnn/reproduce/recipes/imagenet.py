@@ -15,7 +15,7 @@ The learning rates are for 8 processes. With fewer, lower `--lr` in proportion.
 
 from __future__ import annotations
 
-from ..recipe import Recipe
+from ...train.recipe import Recipe
 
 _BASE = Recipe(
     name="efficientnet_b0_global_imagenet",

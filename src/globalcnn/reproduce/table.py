@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..measure.counts import Counts, count
+from ..measure.depth import depth
 from ..models import create_model, is_reconstruction
-from ..models.published import PublishedRow, published_rows
 from ..nn.solving import SolveCounts, solve_counts
-from .counts import Counts, count
-from .depth import depth
+from .rows import PublishedRow, published_rows
 
 # a printed figure is called reproduced if it is as near as both of these allow
 ROUNDING = 0.025  # of it

@@ -26,9 +26,10 @@ import numpy as np
 import pytest
 import torch
 
-from globalcnn import UserError, create_model, list_models, load_authors_state_dict
-from globalcnn.models.authors import authors_names
+from globalcnn import UserError, create_model, list_models
 from globalcnn.models.mdeq import MDEQ
+from globalcnn.reproduce import load_authors_state_dict
+from globalcnn.reproduce.authors import authors_names
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "authors_vectors.json"
 NETWORKS = {entry["model"]: entry for entry in json.loads(FIXTURE.read_text())["networks"]}

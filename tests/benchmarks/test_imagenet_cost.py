@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from globalcnn.models.published import published_rows
+from benchmarks import imagenet_cost as COST
+from benchmarks import imagenet_cost_page as PAGE
+from benchmarks import imagenet_speed as SPEED
+from globalcnn.reproduce.rows import published_rows
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).resolve().parents[2]
 
 
-PAGE, COST, SPEED = map(script, ("imagenet_cost_page", "imagenet_cost", "imagenet_speed"))
 CONTENT = PAGE.read()
 
 
@@ -31,7 +25,7 @@ def text():
 
 
 def test_the_page_says_what_the_results_say():
-    assert PAGE.section(CONTENT) in text(), "run: python benchmarks/imagenet_cost_page.py"
+    assert PAGE.section(CONTENT) in text(), "run: python -m benchmarks.imagenet_cost_page"
 
 
 def changed(keys):
