@@ -6,11 +6,12 @@ import pytest
 import timm
 import torch
 
-from globalcnn import create_model, load_authors_state_dict
+from globalcnn import create_model
 from globalcnn.measure import count
 from globalcnn.models import list_models, model_info
 from globalcnn.models.darts import DARTS
 from globalcnn.models.densenet import DenseNet
+from globalcnn.reproduce import load_authors_state_dict
 from globalcnn.reproduce.authors import authors_names
 from globalcnn.reproduce.rows import published_rows
 

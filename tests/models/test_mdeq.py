@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from globalcnn import UserError, create_model, load_authors_state_dict
+from globalcnn import UserError, create_model
 from globalcnn.measure import count
 from globalcnn.models import model_info
 from globalcnn.models.mdeq import MDEQ
 from globalcnn.nn.equilibrium import Solve
 from globalcnn.nn.fixed_point import Anderson, Broyden
 from globalcnn.nn.solving import SolveError, solve_counts
+from globalcnn.reproduce import load_authors_state_dict
 from globalcnn.reproduce.authors import authors_names
 
 
