@@ -9,8 +9,9 @@ from timm.optim import RMSpropTF
 
 from globalcnn.models.darts_cells import DropPath as DartsDropPath
 from globalcnn.reproduce import find_recipe
-from globalcnn.train import Recipe
-from globalcnn.train.loop import Trainer, make_accelerator
+from globalcnn.train import CrossEntropy, Recipe
+from globalcnn.train.loop import Trainer
+from globalcnn.train.setting_up import make_accelerator
 from globalcnn.train.run import describe
 from globalcnn.train.schedule import LARGEST_NOISE, Schedule, noise
 
@@ -62,6 +63,14 @@ def test_steps_in_any_order_have_the_same_rate():
         assert optimizer.param_groups[0]["lr"] == whole[update]
 
 
+def trainer_of(network, data, recipe):
+    accelerator = make_accelerator("cpu", "no")
+    classes = len(data.classes)
+    return Trainer(
+        network, data, recipe, objective=CrossEntropy(), accelerator=accelerator, seed=0, num_classes=classes
+    )
+
+
 @pytest.mark.parametrize("model", ["efficientnet_b0_global", "mobilenetv3_global", "mobilenetv2_global"])
 def test_dropout_drop_path_and_optimiser_arrive(stripes, model):
     recipe = find_recipe("published", model).replace(epochs=1, batch_size=8)
@@ -71,7 +80,7 @@ def test_dropout_drop_path_and_optimiser_arrive(stripes, model):
     assert paths
     assert paths == sorted(paths)
     assert 0.1 < paths[-1] <= 0.2
-    trainer = Trainer(network, stripes, recipe, make_accelerator("cpu", "no"), seed=0)
+    trainer = trainer_of(network, stripes, recipe)
     optimizer = trainer.optimizer.optimizer
     assert isinstance(optimizer, RMSpropTF)
     decayed = {group["weight_decay"]: group for group in optimizer.param_groups}
@@ -88,7 +97,7 @@ def test_drop_path_of_darts_rises_over_the_epochs(stripes):
     recipe = find_recipe("published", "darts_global_tiny_cifar").replace(epochs=4, batch_size=24, cutout=0)
     assert recipe.drop_path_rate == 0.2
     network = describe("darts_global_tiny_cifar", stripes, recipe, {}).build()
-    trainer = Trainer(network, stripes, recipe, make_accelerator("cpu", "no"), seed=0)
+    trainer = trainer_of(network, stripes, recipe)
     seen, paths = [], [m for m in network.modules() if isinstance(m, DartsDropPath)]
 
     def look(progress):
