@@ -11,9 +11,9 @@ from globalcnn.models.darts_cells import DropPath as DartsDropPath
 from globalcnn.reproduce import find_recipe
 from globalcnn.train import CrossEntropy, Recipe
 from globalcnn.train.loop import Trainer
-from globalcnn.train.setting_up import make_accelerator
 from globalcnn.train.run import describe
 from globalcnn.train.schedule import LARGEST_NOISE, Schedule, noise
+from globalcnn.train.setting_up import make_accelerator
 
 STEPS = 5
 
