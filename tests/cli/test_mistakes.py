@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -195,3 +198,47 @@ def test_a_defect_is_not_hidden(run, monkeypatch):
 def test_debug_shows_the_traceback(run):
     with pytest.raises(UserError):
         run("info", "nothing_like_it", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("train", "digits_conv", "--seed", "x"), "--seed: 'x' is not a whole number"),
+        (("train", "digits_conv", "--lr", "abc"), "--lr 'abc' does not fit: it takes FLOAT"),
+        (("train", "digits_conv", "--milestones", "1", "x"), "--milestones '1', 'x' does not fit"),
+        (("train", "digits_conv", "extra", "words"), "extra, words"),
+        (("train",), "MODEL"),
+        (("compare", "digits_conv", "--seeds", "a"), "--seeds 'a' does not fit"),
+    ],
+)
+def test_words_that_cannot_be_read_are_one_line(run, words, part):
+    refused(run(*words), part, f"globalcnn {words[0]} --help")
+
+
+def in_shell(script):
+    """What a shell script with `globalcnn` in it ends in."""
+    whole = f'globalcnn() {{ {sys.executable} -m globalcnn "$@"; }}\n{script}'
+    return subprocess.run(["bash", "-c", whole], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "part"),
+    [
+        ("globalcnn list >&-", 2, "standard output is closed"),
+        ("globalcnn list > /dev/full", 2, "No space left on device"),
+        ("globalcnn list --json | true; exit ${PIPESTATUS[0]}", 141, ""),
+    ],
+)
+def test_output_that_cannot_be_written(script, status, part):
+    done = in_shell(script)
+    assert done.returncode == status
+    assert part in done.stderr
+    assert len(done.stderr.splitlines()) == bool(part), done.stderr
+
+
+def test_errors_of_the_system_are_one_line(run, monkeypatch):
+    def fail(words):
+        raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
+
+    monkeypatch.setattr(main_module, "_dispatch", fail)
+    refused(run("env"), "'/some/file'", "Permission denied")

@@ -12,11 +12,18 @@ from rich.table import Table
 PLAIN_WIDTH = 400  # a table takes what it needs of it
 
 
+class _Console(Console):
+    """One that leaves a reader who has gone to `main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(*, error: bool = False) -> Console:
     """A console for standard output (or error) as it is now; wide and plain where it is no terminal."""
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+    return _Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
 
 
 def say(text: str = "") -> None:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 
 import torch
-import tyro
 from rich.table import Table
 
 from .. import __version__, _torchvision
 from ..errors import UserError, unknown_name
 from .console import console
+from .parsing import parsed
+from .streams import forget_output, standard_streams
 
 ABOUT = "Global layers for PyTorch: a feature map evolves under a PDE instead of passing repeated blocks."
 
@@ -37,32 +38,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
+    if not standard_streams():
+        return _say_error("standard output is closed; send it to a file, or to /dev/null", 2)
     try:
-        return _dispatch(words)
-    except SystemExit as stop:  # the argument parser's way to say that it has printed help or an error
+        status = _dispatch(words)
+        sys.stdout.flush()  # here, where an error can still be told
+        return status
+    except SystemExit as stop:  # the argument parser's way to say that it has printed help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         return _say_error("stopped; a training goes on with --resume", 130)
-    except (
-        BrokenPipeError
-    ):  # the reader of our output has gone; the interpreter must not complain at exit either
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+    except BrokenPipeError:  # the reader of our output has gone
+        forget_output()
         return 141
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, UserError):
-            return _say_error(str(error), 2)
-        from ..train import TrainingDiverged  # not above: with a broken torchvision it cannot be imported
+        return _in_one_line(error)
 
-        if isinstance(error, TrainingDiverged):
-            return _say_error(str(error), 1)
-        if _out_of_memory(error):
-            first = (str(error).splitlines() or [""])[0][:200]
-            return _say_error(
-                f"out of memory ({first}); lower --batch-size, or --image-size if the images are large", 2
-            )
-        raise
+
+def _in_one_line(error: Exception) -> int:
+    """Say what a user can mend in one line, and give the exit status; a defect is raised again."""
+    if isinstance(error, UserError):
+        return _say_error(str(error), 2)
+    from ..train import TrainingDiverged  # not above: with a broken torchvision it cannot be imported
+
+    if isinstance(error, TrainingDiverged):
+        return _say_error(str(error), 1)
+    if _out_of_memory(error):
+        first = (str(error).splitlines() or [""])[0][:200]
+        return _say_error(
+            f"out of memory ({first}); lower --batch-size, or --image-size if the images are large", 2
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is None:  # most likely standard output; nothing more can be written there
+            forget_output()
+        place = "" if error.filename is None else f" {str(error.filename)[:200]!r}"
+        return _say_error(f"cannot read or write{place or ' output'}: {error.strerror}", 2)
+    raise error
 
 
 def _dispatch(words: list[str]) -> int:
@@ -77,9 +90,7 @@ def _dispatch(words: list[str]) -> int:
         raise unknown_name("command", name, COMMANDS, way_out=f"Commands: {', '.join(COMMANDS)}")
     _torchvision.check()
     module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
-    arguments = tyro.cli(module.Args, prog=f"globalcnn {name}", args=rest, config=config)
-    module.run(arguments)
+    module.run(parsed(module.Args, name, rest))
     return 0
 
 

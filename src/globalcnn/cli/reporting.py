@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..files import cannot_write
 from ..train import EpochResult
 from ..train import Progress as Step
+from .board import Board
 from .console import console, percent, say
 
 QUIET_SECONDS = 30.0
@@ -27,7 +29,7 @@ class TrainingReporter:
         self._label = f"{label}: " if label else ""
         self._folder = folder
         self._opening = opening
-        self._board: Any = None
+        self._board: Board | None = None
         self._bar: Progress | None = None
         self._task: Any = None
         self._last_line = time.monotonic()
@@ -52,7 +54,7 @@ class TrainingReporter:
             say(f"{self._label}resumed after epoch {resumed_at}")
             self._log(f"resumed after epoch {resumed_at}")
         if self._folder is not None:
-            self._board = _tensorboard(self._folder / "tensorboard")
+            self._board = Board(self._folder / "tensorboard")
         if self._terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -67,9 +69,14 @@ class TrainingReporter:
 
     def _log(self, text: str) -> None:
         """A line with the time of day to log.txt in the run folder; a resumed run goes on in it."""
-        if self._folder is not None:
-            with (self._folder / "log.txt").open("a", encoding="utf-8") as log:
+        if self._folder is None:
+            return
+        path = self._folder / "log.txt"
+        try:
+            with path.open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
     def stepped(self, progress: Step) -> None:
         """Move the bar; elsewhere a line now and then in long epochs, so that nobody waits in the dark."""
@@ -95,6 +102,7 @@ class TrainingReporter:
             parts.append(f"train {percent(result.train_accuracy)}")
         if result.validation is not None:
             parts.append(f"val {percent(result.validation.accuracy)}")
+        parts += [f"{name} {value:.4f}" for name, value in result.figures.items()]
         if result.evaluations is not None:
             backward = f" + {result.backward_evaluations:.1f}" if result.backward_evaluations else ""
             parts.append(f"evaluations {result.evaluations:.1f}{backward}")
@@ -107,22 +115,11 @@ class TrainingReporter:
         self._log(text)
         self._last_line = time.monotonic()
         if self._board is not None:
-            figures = {
+            figures: dict[str, float | None] = {
                 "loss/train": result.train_loss,
                 "lr": result.lr,
                 "accuracy/train": result.train_accuracy,
             }
             if result.validation is not None:
                 figures |= {"loss/val": result.validation.loss, "accuracy/val": result.validation.accuracy}
-            for name, value in figures.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, result.epoch)
-            self._board.flush()
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
+            self._board.add(figures, result.epoch)

@@ -26,7 +26,8 @@ def plot_curves(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str =
             if points:
                 axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=label)
         axes.set(xlabel="epoch", ylabel=name)
-        axes.legend()
+        if axes.lines:  # mixed targets without held-out images leave no accuracy to draw
+            axes.legend()
     lr.plot(x, [e["lr"] for e in epochs], color="tab:gray")
     lr.set(xlabel="epoch", ylabel="learning rate at the epoch's end")
     figure.suptitle(title)
