@@ -30,9 +30,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a file or folder gives: the parts, `val` if it has its own, and the names of the classes."""
+    """What a file or folder gives: the parts, `train` unless it is for evaluation alone, `val` if it has its
+    own, and the names of the classes.
+    """
 
-    train: Part
+    train: Part | None
     test: Part
     val: Part | None
     classes: tuple[str, ...]
@@ -122,6 +124,9 @@ def checked_classes(parts: Sequence[Part], names: Sequence[str] | None, *, where
                 f"{len(names) - 1}"
             )
         classes = tuple(names)
+        if len(set(classes)) < len(classes):
+            twice = next(name for name in classes if classes.count(name) > 1)
+            raise UserError(f"{where} has the class name {twice!r} twice: each class needs a name of its own")
     else:
         if len(present) <= largest:
             gap = int((present != torch.arange(len(present))).nonzero()[0, 0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,3 +55,11 @@ def checked_device(device: str | int | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:  # torch raises all three, by kind of device
         reason = str(error).splitlines()[0]
         raise UserError(f"device={str(device)!r} cannot be used here: {reason}; try device='cpu'") from error
+
+
+def machine_memory() -> int:
+    """Bytes of main memory of this machine; the largest number there is where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return sys.maxsize

@@ -1,38 +1,32 @@
-"""Folders of images, one folder per class: listing, splitting, and reading small ones whole."""
+"""Folders of images, one folder per class: which layout they have, and which files are in each split."""
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import UserError
-from .arrays import Part, Parts
+from .pictures import SUFFIXES
+from .roles import alike, role_of
 from .split import every_fifth
+from .walk import Found, holds_images, images_below, subfolders
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SMALL_SIDE = 96
-MOST_SMALL_IMAGES = 200_000
-MOST_SMALL_BYTES = 2 * 2**30
-
-# what Pillow raises for damaged files, by format
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+EXPECTED = (
+    "it must have a folder of images per class, or train/ and test/ (or val/, or both) with a folder of "
+    "images per class in each"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
     """The image files of one split with their labels, class after class and by name."""
 
-    paths: tuple[str, ...]
-    labels: tuple[int, ...]
+    paths: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,73 +39,110 @@ class Listing:
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """The splits of a folder, before any image was opened."""
+    """The splits of a folder, before any image was opened.
 
-    train: Listing
-    test: Listing
-    val: Listing | None
+    splits: "test" always, "train" unless the folder is for evaluation alone, "val" if it has its own;
+    notes: what was decided or passed over, in sentences.
+    """
+
+    root: str
+    splits: Mapping[str, Listing]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
-    def listings(self) -> list[Listing]:
-        return [self.train, self.test] + ([self.val] if self.val is not None else [])
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files, split after split."""
+        return tuple(path for listing in self.splits.values() for path in listing.paths)
 
 
 def list_folder(root: Path) -> Folder:
     """Find classes, images and splits below `root`.
 
-    Either root has train/ and val/ (or test/, or both) with one folder per class in each, or root has one
-    folder per class itself; then every fifth image of each class becomes a test image.  With train/ and val/
-    alone, val/ is the test split.  Files of other kinds and hidden ones are passed over; class folders are
-    searched to any depth.
+    root has one folder per class; then every fifth image of each class becomes a test image.  Or it has parts
+    with one folder per class in each: train, and val or test or both, or test alone, for evaluation.  Their
+    usual names in any case are known (`roles.role_of`).  With train and val alone, val is the test split.
 
-    Raises `UserError` saying what is missing.
+    A folder with such a name is a part only if it has folders in it; one with nothing but images is a class
+    like the others beside it.  What cannot be told apart is refused.  Class folders are searched to any
+    depth.  Hidden files and folders, those of systems, and files that are no images are passed over.
+
+    Raises `UserError` saying what is missing or in doubt.
     """
     if not os.path.exists(root):
         raise UserError(f"there is no folder {str(root)!r}: give one with a folder of images per class")
     if not root.is_dir():
         raise UserError(f"{str(root)!r} is a file: give a folder with a folder of images per class")
-    inside = _subfolders(root)
+    inside = subfolders(root)
     if not inside:
+        raise UserError(f"{str(root)!r} has no folders in it: {EXPECTED}")
+    parts = [name for name in inside if role_of(name) and subfolders(root / name)]
+    if parts:
+        return _in_parts(root, parts, [name for name in inside if name not in parts])
+    if all(role_of(name) for name in inside):
         raise UserError(
-            f"{str(root)!r} has no folders in it: it must have a folder of images per class, or train/ and "
-            "val/"
+            f"{str(root / inside[0])!r} has no folders in it: it must have a folder of images per class"
         )
-    if "train" not in inside:
-        if {"val", "test"} & set(inside):
+    return _flat(root, inside)
+
+
+def _in_parts(root: Path, parts: list[str], others: list[str]) -> Folder:
+    """A folder with train/ and test/ and the like; `others` are the folders beside them."""
+    by_role: dict[str, str] = {}
+    for name in parts:
+        role = role_of(name)
+        assert role is not None
+        if role in by_role:
             raise UserError(
-                f"{str(root)!r} has {' and '.join(inside)} but no train: add train/ with the classes"
+                f"{str(root)!r} has {by_role[role]!r} and {name!r}, which both stand for {role}: keep one of "
+                "them, or move the other elsewhere"
             )
-        return _flat(root, inside)
-    held = [split for split in ("val", "test") if split in inside]
-    if not held:
+        by_role[role] = name
+    with_images = [name for name in others if holds_images(root / name)]
+    for name in with_images:
+        if role_of(name):
+            raise UserError(
+                f"{str(root / name)!r} has no folders in it: it must have a folder of images per class"
+            )
+    if with_images:
         raise UserError(
-            f"{str(root)!r} has train/ but neither val/ nor test/: add one, or give {str(root / 'train')!r}, "
-            "which is then split"
+            f"{str(root)!r} has parts of a split ({', '.join(parts)}) and beside them {with_images[0]!r} "
+            "with images, whose role is not known: name the parts train, val and test, and move others "
+            "elsewhere"
         )
-    return _split_already(root, held)
-
-
-def _subfolders(root: Path) -> list[str]:
-    try:
-        return sorted(
-            entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-        )
-    except OSError as error:
-        raise UserError(f"cannot read the folder {str(root)!r}: {error.strerror or error}") from error
-
-
-def _check_classes(root: Path, classes: list[str]) -> None:
-    if not classes:
-        raise UserError(f"{str(root)!r} has no folders in it: it must have a folder of images per class")
-    if len(classes) < 2:
+    if list(by_role) == ["train"]:
         raise UserError(
-            f"{str(root)!r} has one class folder, {classes[0]!r}: classification needs at least 2"
+            f"{str(root)!r} has {parts[0]}/ but neither val/ nor test/: add one, or give "
+            f"{str(root / parts[0])!r}, which is then split"
         )
+    notes = [f"folders without images passed over: {', '.join(others)}"] if others else []
+    return _with_parts(root, by_role, notes)
+
+
+def _with_parts(root: Path, by_role: dict[str, str], notes: list[str]) -> Folder:
+    roles = [role for role in ("train", "val", "test") if role in by_role]
+    first = by_role[roles[0]]
+    classes = subfolders(root / first)
+    _check_classes(root / first, classes)
+    for role in roles[1:]:
+        _check_same_classes(root, first, by_role[role], classes)
+    found = Found()
+    listings: dict[str, Listing] = {role: _listing(root / by_role[role], classes, found) for role in roles}
+    if "test" not in listings:
+        listings["test"] = listings.pop("val")
+        notes.append(f"{by_role['val']}/ is the test split, as there is no other")
+    if "train" not in listings:
+        notes.append("no training images: for evaluation alone")
+    places = {os.path.realpath(root / name): name for name in by_role.values()}
+    if len(places) < len(by_role):
+        notes.append("parts of the split are links to one folder: test images are training images, too")
+    return Folder(str(root), listings, tuple(classes), (*notes, *found.notes()))
 
 
 def _flat(root: Path, classes: list[str]) -> Folder:
     _check_classes(root, classes)
-    whole = _listing(root, classes)
+    found = Found()
+    whole = _listing(root, classes, found)
     labels = torch.tensor(whole.labels)
     for label, count in enumerate(torch.bincount(labels).tolist()):
         if count < 2:
@@ -120,121 +151,95 @@ def _flat(root: Path, classes: list[str]) -> Folder:
                 "split into training and test images and needs at least 2 of each class"
             )
     train, test = every_fifth(labels)
-    return Folder(whole.chosen(train), whole.chosen(test), None, tuple(classes))
+    notes = ["there is no train/ and test/: every fifth image of each class is a test image"]
+    named = [name for name in classes if role_of(name)]
+    if named:
+        verb = "is a class" if len(named) == 1 else "are classes"
+        notes.append(f"{' and '.join(map(repr, named))} {verb} like the others, with images and no folders")
+    splits = {"train": whole.chosen(train), "test": whole.chosen(test)}
+    return Folder(str(root), splits, tuple(classes), (*notes, *found.notes()))
 
 
-def _split_already(root: Path, held: Sequence[str]) -> Folder:
-    classes = _subfolders(root / "train")
-    _check_classes(root / "train", classes)
-    for split in held:
-        others = _subfolders(root / split)
-        if others != classes:
-            only = sorted(set(others) - set(classes))[:5]
-            lacking = sorted(set(classes) - set(others))[:5]
+def _check_classes(root: Path, classes: list[str]) -> None:
+    """Raise `UserError` unless the folders `classes` in `root` can be classes."""
+    if len(classes) == 1:
+        inside = subfolders(root / classes[0])
+        hint = f"; give {str(root / classes[0])!r} if its folders are meant" if len(inside) > 1 else ""
+        raise UserError(
+            f"{str(root)!r} has one class folder, {classes[0]!r}: classification needs at least 2{hint}"
+        )
+    for one, other in alike(classes):
+        raise UserError(
+            f"{str(root)!r} has the class folders {one!r} and {other!r}, which differ by case or accents "
+            "alone: put their images together, or rename one"
+        )
+    _check_places(root, classes)
+    _check_no_parts(root, classes)
+
+
+def _check_places(root: Path, classes: list[str]) -> None:
+    """Raise `UserError` for links by which an image would be of several classes."""
+    here = os.path.realpath(root)
+    seen: dict[str, str] = {}
+    for name in classes:
+        place = os.path.realpath(root / name)
+        if os.path.join(here, "").startswith(os.path.join(place, "")):
             raise UserError(
-                f"{str(root)!r}: train and {split} must have the same class folders, but {split} "
-                + " and ".join(
-                    f"{verb} {', '.join(map(repr, names))}"
-                    for verb, names in (("lacks", lacking), ("alone has", only))
-                    if names
-                )
+                f"the class folder {str(root / name)!r} is a link to a folder that holds it: remove the link"
             )
-    listings = {split: _listing(root / split, classes) for split in ("train", *held)}
-    if list(held) == ["val"]:
-        return Folder(listings["train"], listings["val"], None, tuple(classes))
-    return Folder(listings["train"], listings["test"], listings.get("val"), tuple(classes))
+        if place in seen:
+            raise UserError(
+                f"the class folders {seen[place]!r} and {name!r} in {str(root)!r} are links to one folder: "
+                "an image has one class; remove one of them"
+            )
+        seen[place] = name
 
 
-def _listing(root: Path, classes: list[str]) -> Listing:
+def _check_no_parts(root: Path, classes: list[str]) -> None:
+    """Raise `UserError` if the class folders look like parts of a split with unknown names: no images in
+    them, and the same two or more folders in several."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        folders = subfolders(root / name)
+        if len(folders) < 2 or holds_images(root / name, deep=False):
+            continue
+        shared = [folder for folder in folders if folder in seen]
+        if len(shared) > 1 and seen[shared[0]] == seen[shared[1]]:
+            raise UserError(
+                f"{str(root / seen[shared[0]])!r} and {str(root / name)!r} hold the same folders "
+                f"({', '.join(map(repr, shared[:5]))}), so it is not clear which are the classes: "
+                "name the parts of a split train, val and test, and have one folder per class in each"
+            )
+        seen |= dict.fromkeys(folders, name)
+
+
+def _check_same_classes(root: Path, first: str, second: str, classes: list[str]) -> None:
+    others = subfolders(root / second)
+    if others == classes:
+        return
+    only, lacking = sorted(set(others) - set(classes)), sorted(set(classes) - set(others))
+    differences = [
+        f"{verb} {', '.join(map(repr, names[:5]))}"
+        for verb, names in (("lacks", lacking), ("alone has", only))
+        if names
+    ]
+    case = "; they differ by case alone: rename them" if alike([*only, *lacking]) else ""
+    raise UserError(
+        f"{str(root)!r}: {first} and {second} must have the same class folders, but {second} "
+        f"{' and '.join(differences)}{case}"
+    )
+
+
+def _listing(root: Path, classes: list[str], found: Found) -> Listing:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_images_below(root / name))
-        if not found:
+        here = sorted(images_below(root / name, found))
+        if not here:
             raise UserError(
                 f"the class folder {str(root / name)!r} has no images ({', '.join(SUFFIXES)}): add some or "
                 "remove it"
             )
-        paths += found
-        labels += [label] * len(found)
+        paths += here
+        labels += [label] * len(here)
     return Listing(tuple(paths), tuple(labels))
-
-
-def _images_below(folder: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot read the folder {error.filename!r}: {error.strerror or error}") from error
-
-    for here, _, names in os.walk(folder, onerror=refuse):
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(here, name)
-
-
-@contextmanager
-def opened_image(path: str) -> Iterator[Image.Image]:
-    """The image at `path`; damage found while reading it in the block is a `UserError` naming it."""
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(
-                    f"the image {path!r} has {image.mode} pixels of more than 8 bits, which are not read: "
-                    "convert it"
-                )
-            yield image
-    except UserError:
-        raise
-    except DAMAGE as error:
-        reason = str(error).replace(repr(path), "").strip() or type(error).__name__
-        raise UserError(
-            f"the image {path!r} is damaged, cut short or unreadable ({reason}): replace or remove it"
-        ) from error
-
-
-def small_image_format(
-    folder: Folder, image_size: tuple[int, int] | None
-) -> tuple[tuple[int, int], str] | None:
-    """(height, width) and "L" or "RGB" if the folder's images can be held in memory whole, else None.
-
-    They can if all have one size of at most 96 pixels a side, there are at most 200,000 of them, they take
-    at most 2 GiB, and no larger `image_size` is wanted.  Looks at headers only, and stops at the first
-    misfit.
-    """
-    count = sum(len(listing) for listing in folder.listings())
-    if count > MOST_SMALL_IMAGES or (image_size is not None and max(image_size) > SMALL_SIDE):
-        return None
-    size: tuple[int, int] | None = None
-    mode = "L"
-    for listing in folder.listings():
-        for path in listing.paths:
-            with opened_image(path) as image:
-                size = size or image.size
-                if image.size != size or max(image.size) > SMALL_SIDE:
-                    return None
-                if image.mode not in ("L", "1"):
-                    mode = "RGB"
-    if size is None:
-        return None
-    height, width = image_size or (size[1], size[0])
-    if count * height * width * len(mode) > MOST_SMALL_BYTES:
-        return None
-    return (size[1], size[0]), mode
-
-
-def read_small_images(folder: Folder, size: tuple[int, int], mode: str) -> Parts:
-    """Decode all images of a folder whose `small_image_format` is (size, mode)."""
-
-    def part(listing: Listing) -> Part:
-        channels = len(mode)
-        images = np.empty((len(listing), channels, *size), dtype=np.uint8)
-        for place, path in enumerate(listing.paths):
-            with opened_image(path) as image:
-                pixels = np.asarray(image.convert(mode))
-            images[place] = pixels.reshape(*size, channels).transpose(2, 0, 1)
-        return Part(torch.from_numpy(images), torch.tensor(listing.labels))
-
-    return Parts(
-        train=part(folder.train),
-        test=part(folder.test),
-        val=part(folder.val) if folder.val is not None else None,
-        classes=folder.classes,
-    )

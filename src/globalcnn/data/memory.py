@@ -14,13 +14,13 @@ from .arrays import Part, Parts, channel_statistics, resized
 from .augment import Augmentation, Draws, check_augmentation, cutout, draw, random_crop, random_flip
 from .checks import checked_device, whole_number
 from .order import Order
-from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images
+from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images, constants_of
 from .split import held_out
 from .transforms import image_seeds, rand_augment_transform, rand_augmented, randomly_erased
 
 
 @final
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class TensorSource(DataSource):
     """Images held in memory.
 
@@ -37,6 +37,10 @@ class TensorSource(DataSource):
         check_split(split)
         return len(self.members[split][1])
 
+    def damaged(self, split: str) -> tuple[str, ...]:
+        check_split(split)
+        return ()  # all were decoded when the source was made
+
     def loader(
         self,
         split: str,
@@ -51,8 +55,10 @@ class TensorSource(DataSource):
         world_size: int = 1,
         channels_last: bool = False,
         workers: int | None = None,
+        skip_damaged: bool = False,
     ) -> TensorLoader:
         check_split_has_images(self, split)
+        mean, std = constants_of(self)
         check_augmentation(augmentation, self.image_size)
         if augmentation is not None and augmentation.rand_augment and self.in_chans not in (1, 3):
             raise UserError(
@@ -77,8 +83,8 @@ class TensorSource(DataSource):
             members,
             order,
             augmentation=augmentation,
-            mean=self.mean,
-            std=self.std,
+            mean=mean,
+            std=std,
             channels_last=channels_last,
         )
 
@@ -97,25 +103,29 @@ def tensor_source(
     seed: int,
     image_size: tuple[int, int] | None,
     constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> TensorSource:
     """A `TensorSource` whose validation split is the source's own, or held out of the training images.
 
     constants: published (mean, std); default: computed over all training images as read, the held-out ones
-    included, so that a model is evaluated with the same constants whatever `validation` and `seed` are.
+    included, so that a model is evaluated with the same constants whatever `validation` and `seed` are; None
+    if there are no training images.
     """
-    pools = {"train": parts.train, "test": parts.test}
-    members = {"test": ("test", torch.arange(len(parts.test)))}
-    if parts.val is not None:
-        pools["val"] = parts.val
-        members["train"] = ("train", torch.arange(len(parts.train)))
-        members["val"] = ("val", torch.arange(len(parts.val)))
-    else:
+    given = {"train": parts.train, "val": parts.val, "test": parts.test}
+    pools = {pool: part for pool, part in given.items() if part is not None}
+    members = {
+        split: (split, torch.arange(len(pools[split]))) if split in pools else ("test", torch.arange(0))
+        for split in SPLITS
+    }
+    if parts.train is not None and parts.val is None:
         kept, held = held_out(parts.train.labels, validation, seed=seed)
         members["train"], members["val"] = ("train", kept), ("train", held)
     if image_size is not None:
         pools = {pool: Part(resized(part.images, image_size), part.labels) for pool, part in pools.items()}
-    mean, std = constants or channel_statistics(pools["train"].images)
-    channels, height, width = pools["train"].images.shape[1:]
+    if constants is None and "train" in pools:
+        constants = channel_statistics(pools["train"].images)
+    mean, std = constants or (None, None)
+    channels, height, width = pools["test"].images.shape[1:]
     return TensorSource(
         name=name,
         classes=parts.classes,
@@ -123,8 +133,9 @@ def tensor_source(
         image_size=(height, width),
         mean=mean,
         std=std,
+        notes=notes,
         pools=pools,
-        members={split: members[split] for split in SPLITS},
+        members=members,
     )
 
 
@@ -158,6 +169,10 @@ class TensorLoader(Loader):
     @property
     def images(self) -> int:
         return self._order.images
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return ()
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = whole_number("epoch", epoch, least=0)

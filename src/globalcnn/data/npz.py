@@ -11,6 +11,8 @@ import numpy as np
 
 from ..errors import UserError
 from .arrays import Part, Parts, check_same_shape, checked_classes, checked_part
+from .checks import machine_memory
+from .pictures import opened_file
 
 KERAS = {split: (f"x_{split}", f"y_{split}") for split in ("train", "val", "test")}
 MEDMNIST = {split: (f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")}
@@ -19,12 +21,13 @@ MEDMNIST = {split: (f"{split}_images", f"{split}_labels") for split in ("train",
 DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError, KeyError)
 
 
-def read_npz(path: Path, *, classes: Sequence[str] | None = None) -> Parts:
+def read_npz(path: Path, *, classes: Sequence[str] | None = None, num_classes: int | None = None) -> Parts:
     """Read images and labels.
 
     Keys: x_train, y_train, x_test, y_test and optionally x_val, y_val (as Keras), or train_images,
-    train_labels, ... (as MedMNIST); optionally `classes`, the names of the labels 0, 1, ...  The argument
-    `classes` gives names when the file does not.
+    train_labels, ... (as MedMNIST); optionally `classes`, the names of the labels 0, 1, ...  A file for
+    evaluation alone has x_test and y_test only.  The argument `classes` gives names when the file does not,
+    and `num_classes` their number when it has no training images either.
 
     Raises `UserError` for a file that is missing, damaged or holds something else.
     """
@@ -40,10 +43,12 @@ def read_npz(path: Path, *, classes: Sequence[str] | None = None) -> Parts:
                 images_name=images_name,
                 labels_name=labels_name,
             )
+        if "train" not in parts and num_classes is not None:
+            classes = classes or tuple(map(str, range(num_classes)))
         named = _class_names(path, _array(path, file, "classes")) if "classes" in file.files else classes
     check_same_shape(parts, where=where)
     return Parts(
-        train=parts["train"],
+        train=parts.get("train"),
         test=parts["test"],
         val=parts.get("val"),
         classes=checked_classes(list(parts.values()), named, where=where),
@@ -53,6 +58,8 @@ def read_npz(path: Path, *, classes: Sequence[str] | None = None) -> Parts:
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     expected = "a .npz file as numpy.savez_compressed writes it"
     try:
+        with opened_file(path):  # a pipe or device could block for ever
+            pass
         file = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {str(path)!r}: give the path of {expected}") from error
@@ -81,7 +88,7 @@ def _keys(path: Path, present: list[str]) -> dict[str, tuple[str, str]]:
     wanted = [
         name
         for split in ("train", "val", "test")
-        if split in found or split != "val"
+        if split in found or split == "test" or (split == "train" and "val" in found)
         for name in style[split]
     ]
     missing = [name for name in wanted if name not in present]
@@ -89,13 +96,14 @@ def _keys(path: Path, present: list[str]) -> dict[str, tuple[str, str]]:
         listed = ", ".join(sorted(present)[:20]) or "nothing"
         raise UserError(
             f"{str(path)!r} lacks {', '.join(map(repr, missing))}: it must hold x_train, y_train, x_test, "
-            "y_test (and x_val, y_val if there are any), or train_images, train_labels and so on as "
-            f"MedMNIST names them; it holds {listed}"
+            "y_test (and x_val, y_val if there are any), or x_test and y_test for evaluation alone, or "
+            f"train_images, train_labels and so on as MedMNIST names them; it holds {listed}"
         )
     return found
 
 
 def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    _check_fits_memory(path, file, name)
     try:
         array = file[name]
     except DAMAGE as error:
@@ -114,6 +122,18 @@ def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
             f"{name!r} in {str(path)!r} is not an array: make the file with numpy.savez_compressed"
         )
     return array
+
+
+def _check_fits_memory(path: Path, file: np.lib.npyio.NpzFile, name: str) -> None:
+    """Refuse what unpacks to more than this machine has, as made-up and damaged headers do."""
+    assert file.zip is not None  # it is until the file is closed
+    packed = {entry.filename.removesuffix(".npy"): entry.file_size for entry in file.zip.infolist()}
+    if packed.get(name, 0) > machine_memory():
+        raise UserError(
+            f"{name!r} in {str(path)!r} takes {packed[name] / 2**30:.0f} GiB unpacked, more than the memory "
+            "of this machine: make the file smaller, or use folder:PATH, which reads images as they are "
+            "needed"
+        )
 
 
 def _class_names(path: Path, array: np.ndarray) -> tuple[str, ...]:

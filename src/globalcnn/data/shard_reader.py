@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import UserError
 from .order import derived_seed
+from .pictures import BadImage, opened_bytes
 from .shards import Shards
 from .streamed import Failure
 from .transforms import Transform, seeded_transforms
@@ -67,10 +69,19 @@ class Samples(IterableDataset[Any]):
     """The decoded images of one epoch; in a worker, that worker's share."""
 
     def __init__(
-        self, plan: Plan, transform: Transform, split: str, seed: int, epoch: int, classes: int
+        self,
+        plan: Plan,
+        transform: Transform,
+        *,
+        split: str,
+        seed: int,
+        epoch: int,
+        classes: int,
+        skip_damaged: bool = False,
     ) -> None:
         self._plan, self._transform, self._split = plan, transform, split
         self._seed, self._epoch, self._classes = seed, epoch, classes
+        self._skip_damaged = skip_damaged
 
     def __iter__(self) -> Iterator[tuple[Tensor, int] | Failure]:
         info = get_worker_info()
@@ -80,11 +91,11 @@ class Samples(IterableDataset[Any]):
         except UserError as error:  # a value, as an exception from a worker arrives as a traceback
             yield Failure(str(error))
 
-    def _read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, int]]:
+    def _read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, int] | Failure]:
         plan = self._plan
         wanted, got = plan.samples(worker, workers), 0
         samples = iter(_reader(plan, workers, seed=derived_seed(self._seed, self._epoch, "shards")))
-        with _nothing_skipped(plan.shards, self._split):
+        with _refusing(plan.shards, self._split, skip=self._skip_damaged) as refused:
             # without a limit an evaluation sees images beyond those that were counted, too
             limited = plan.mixed or plan.drop_last
             for picture, label in islice(samples, wanted) if limited else samples:
@@ -98,6 +109,9 @@ class Samples(IterableDataset[Any]):
                     pixels = torch.as_tensor(self._transform(picture))
                 got += 1
                 yield pixels, label
+        yield from map(Failure, refused.messages)
+        if refused.messages:
+            return
         if got != wanted and (plan.shards.counted or plan.mixed or not got):
             first = plan.shards.paths[0 if plan.mixed else worker]
             raise UserError(
@@ -127,7 +141,39 @@ def _reader(plan: Plan, workers: int, *, seed: int) -> Any:
     reader.split_info.alt_label = shards.label_key
     # without mixing the shards are this process's own already, and each image is to come once
     reader.dist_rank, reader.dist_num_replicas = (plan.rank, plan.world_size) if plan.mixed else (0, 1)
+    _only_known_formats(reader)
     return reader
+
+
+def _only_known_formats(reader: Any) -> None:
+    """Refuse images in formats that are not read from folders either, before timm opens them by content.
+
+    The reader makes its stages when it is first iterated; the check goes before the one that decodes.
+    """
+    import webdataset
+    from timm.data.readers import reader_wds
+
+    make_stages = reader._lazy_init
+
+    def with_check() -> None:
+        make_stages()
+        stages = reader.ds.pipeline
+        for place, stage in enumerate(stages):
+            if any(getattr(arg, "func", None) is reader_wds._decode for arg in getattr(stage, "args", ())):
+                check = webdataset.map(_checked_sample, handler=reader_wds.log_and_continue)
+                stages.insert(place, check)
+                return
+        raise UserError("this version of timm reads shards in a way that is not known here: install timm 1.0")
+
+    reader._lazy_init = with_check
+
+
+def _checked_sample(sample: dict[str, Any]) -> dict[str, Any]:
+    for suffix in IMAGE_SUFFIXES.split(";"):
+        if suffix in sample:
+            name = f"{sample.get('__key__')}.{suffix} in {sample.get('__url__')}"
+            opened_bytes(io.BytesIO(sample[suffix]), name)
+    return sample
 
 
 def _log() -> logging.Logger:
@@ -145,35 +191,43 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
 
 
 class _Refusing(logging.Handler):
-    """Turns what timm's reader skips with a warning into a `UserError`."""
+    """Turns what timm's reader skips with a warning into a `UserError`, or into a message if it may be
+    skipped."""
 
-    def __init__(self, shards: Shards, split: str) -> None:
+    def __init__(self, shards: Shards, split: str, *, skip: bool) -> None:
         super().__init__(logging.WARNING)
-        self._shards, self._split = shards, split
-        self._said = ""
+        self._shards, self._split, self._skip = shards, split, skip
+        self.messages: dict[str, None] = {}  # in the order found, each once
 
     def emit(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if error is None:
             return
-        if not self._said:  # one error comes here several times, on its way out of the reader's stages
-            texts = [str(arg) for arg in error.args]
-            named = [path for path in self._shards.paths if any(path in text for text in texts)]
-            where = (
-                f"the shard {named[0]!r}" if named else f"an image or label in the shards of {self._split}"
-            )
-            reason = (texts[0] if texts else "").partition(" @ ")[0].strip() or type(error).__name__
-            self._said = (
-                f"{where} is damaged, cut short or unreadable ({' '.join(reason.split())}): replace it"
-            )
-        raise UserError(self._said)
+        # one error comes here several times, on its way out of the reader's stages
+        if self._skip or not self.messages:
+            self.messages[self._text(error)] = None
+        if not self._skip:
+            raise UserError(next(iter(self.messages)))
+
+    def _text(self, error: BaseException) -> str:
+        if isinstance(error, BadImage):
+            return str(error)
+        texts = [str(arg) for arg in error.args]
+        named = [path for path in self._shards.paths if any(path in text for text in texts)]
+        where = f"the shard {named[0]!r}" if named else f"an image or label in the shards of {self._split}"
+        reason = (texts[0] if texts else "").partition(" @ ")[0].strip() or type(error).__name__
+        return f"{where} is damaged, cut short or unreadable ({' '.join(reason.split())}): replace it"
 
 
 @contextmanager
-def _nothing_skipped(shards: Shards, split: str) -> Iterator[None]:
-    handler = _Refusing(shards, split)
-    _log().addHandler(handler)
+def _refusing(shards: Shards, split: str, *, skip: bool) -> Iterator[_Refusing]:
+    handler = _Refusing(shards, split, skip=skip)
+    log = _log()
+    propagates = log.propagate
+    log.addHandler(handler)
+    log.propagate = not skip  # what is skipped is said once, by whoever evaluates
     try:
-        yield
+        yield handler
     finally:
-        _log().removeHandler(handler)
+        log.removeHandler(handler)
+        log.propagate = propagates

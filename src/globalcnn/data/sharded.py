@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -16,14 +16,15 @@ from .augment import Augmentation, check_augmentation, draw
 from .checks import checked_device, whole_number
 from .memory import Normalisation, finished
 from .order import Order, derived_generator, derived_seed
+from .shard_ends import damaged_shards
 from .shard_reader import Plan, Samples, plan_of
 from .shards import ShardFolder, Shards, held_out_shards
-from .source import DataSource, Loader, check_split, check_split_has_images
+from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images, constants_of
 from .streamed import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MOST_WORKERS,
-    Failure,
+    Batch,
     collate,
     training_transform,
 )
@@ -31,7 +32,7 @@ from .transforms import image_seeds
 
 
 @final
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ShardedSource(DataSource):
     """Images in .tar files; always three channels, transformed as in `StreamedSource`.
 
@@ -44,11 +45,15 @@ class ShardedSource(DataSource):
     a process has fewer shards or batches.
     """
 
-    splits: dict[str, Shards]
+    shards: dict[str, Shards]
 
     def size(self, split: str) -> int:
         check_split(split)
-        return self.splits[split].images
+        return self.shards[split].images
+
+    def damaged(self, split: str) -> tuple[str, ...]:
+        check_split(split)
+        return damaged_shards(self.shards[split].paths)
 
     def loader(
         self,
@@ -64,10 +69,11 @@ class ShardedSource(DataSource):
         world_size: int = 1,
         channels_last: bool = False,
         workers: int | None = None,
+        skip_damaged: bool = False,
     ) -> ShardedLoader:
         check_split_has_images(self, split)
         check_augmentation(augmentation, self.image_size)
-        shards = self.splits[split]
+        shards = self.shards[split]
         mixed = split == "train" if shuffle is None else bool(shuffle)
         # checks the numbers; what comes in which order is decided by the reader
         Order(count=shards.images, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
@@ -87,9 +93,11 @@ class ShardedSource(DataSource):
             classes=len(self.classes),
             image_size=self.image_size,
             augmentation=augmentation,
+            constants=constants_of(self),
             device=checked_device(device),
             channels_last=channels_last,
             workers=min(most, plan.most_workers),
+            skip_damaged=skip_damaged,
         )
 
 
@@ -97,9 +105,9 @@ def sharded_source(
     name: str, folder: ShardFolder, *, validation: float, seed: int, image_size: tuple[int, int]
 ) -> ShardedSource:
     """A `ShardedSource` whose validation split is the folder's own, or some of its training shards."""
-    splits = dict(folder.splits)
-    if "val" not in splits:
-        splits["train"], splits["val"] = held_out_shards(splits["train"], validation, seed=seed)
+    shards = {split: folder.splits.get(split, Shards((), ())) for split in SPLITS}
+    if "train" in folder.splits and "val" not in folder.splits:
+        shards["train"], shards["val"] = held_out_shards(shards["train"], validation, seed=seed)
     return ShardedSource(
         name=name,
         classes=folder.classes,
@@ -107,7 +115,7 @@ def sharded_source(
         image_size=image_size,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        splits=splits,
+        shards=shards,
     )
 
 
@@ -128,23 +136,29 @@ class ShardedLoader(Loader):
         classes: int,
         image_size: tuple[int, int],
         augmentation: Augmentation | None,
+        constants: tuple[tuple[float, ...], tuple[float, ...]],
         device: torch.device,
         channels_last: bool,
         workers: int,
+        skip_damaged: bool,
     ) -> None:
         self._plan, self._split, self._seed, self._classes = plan, split, seed, classes
         self._image_size, self._augmentation = image_size, augmentation or Augmentation()
         self._transform = training_transform(image_size, augmentation)
         self._device, self._workers = device, workers
-        self._normalise = Normalisation(
-            IMAGENET_MEAN, IMAGENET_STD, device=device, channels_last=channels_last
-        )
+        self._normalise = Normalisation(*constants, device=device, channels_last=channels_last)
         self._epoch = 0
+        self._skip_damaged = skip_damaged
+        self._damaged: dict[str, None] = {}  # in the order found, each once
 
     @property
     def images(self) -> int:
         workers = max(self._workers, 1)
         return sum(self._plan.samples(worker, workers) for worker in range(workers))
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return tuple(self._damaged)
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = whole_number("epoch", epoch, least=0)
@@ -157,18 +171,30 @@ class ShardedLoader(Loader):
         if not self._plan.shards.paths:  # more processes than shards to evaluate
             return
         epoch, augmentation = self._epoch, self._augmentation
-        samples = Samples(self._plan, self._transform, self._split, self._seed, epoch, self._classes)
+        samples = Samples(
+            self._plan,
+            self._transform,
+            split=self._split,
+            seed=self._seed,
+            epoch=epoch,
+            classes=self._classes,
+            skip_damaged=self._skip_damaged,
+        )
         for number, batch in enumerate(self._batches(samples)):
-            if isinstance(batch, Failure):
-                raise UserError(batch.message)
-            images, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
+            if batch.failures and not self._skip_damaged:
+                raise UserError(batch.failures[0].message)
+            self._damaged |= dict.fromkeys(failure.message for failure in batch.failures)
+            if not len(batch.labels):
+                continue
+            images = batch.images.to(self._device, non_blocking=True)
+            labels = batch.labels.to(self._device, non_blocking=True)
             seed = derived_seed(self._seed, self._plan.rank, number, "batch")
             draws = draw(augmentation, len(images), image_size=self._image_size, seed=seed, epoch=epoch)
             seeds = image_seeds(seed, epoch, torch.arange(len(images)), "erasing")
             here = draws.to(self._device)
             yield finished(images, augmentation, here, self._normalise, seeds), labels
 
-    def _batches(self, samples: Samples) -> Iterator[Any]:
+    def _batches(self, samples: Samples) -> Iterator[Batch]:
         seeds = derived_generator(self._seed, self._epoch, self._plan.rank, "workers")
         with warnings.catch_warnings():
             # the number of workers is part of the order, so it is not lowered where there are few cores

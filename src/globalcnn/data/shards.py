@@ -83,15 +83,13 @@ def list_shards(
     else:
         pattern = os.path.join(glob.escape(where), "*.tar") if os.path.isdir(where) else where
         paths = _by_name(_expanded(pattern))
-    lacking = {"train", "test"} - set(paths)
-    if set(paths) == {"train", "val"}:
-        paths, lacking = {"train": paths["train"], "test": paths["val"]}, set()
+    if "test" not in paths:
+        if "val" not in paths:
+            raise UserError(
+                f"{where!r} has no shards of test: it needs some of train, and of val or test or both"
+            )
+        paths = {"test" if split == "val" else split: found for split, found in paths.items()}
         known = {"test" if split == "val" else split: shards for split, shards in known.items()}
-    if lacking:
-        raise UserError(
-            f"{where!r} has no shards of {' and '.join(sorted(lacking))}: it needs some of train, and of val "
-            "or test or both"
-        )
     return ShardFolder(_with_lengths(where, paths, known, shard_images), _classes(where, info, num_classes))
 
 

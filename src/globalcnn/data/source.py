@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown_name
 from .augment import Augmentation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SPLITS = ("train", "val", "test")
 
@@ -28,6 +32,11 @@ class Loader(ABC):
     def images(self) -> int:
         """How many images this rank gets in one epoch."""
 
+    @property
+    @abstractmethod
+    def damaged(self) -> tuple[str, ...]:
+        """What was left out so far, a message for each, if the loader was made with `skip_damaged`."""
+
     @abstractmethod
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (0, 1, ...) whose order and augmentation the next iteration has."""
@@ -39,25 +48,76 @@ class Loader(ABC):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DataSource(ABC):
     """Images with labels in the splits train, val and test.
 
     name: the name it was loaded by; classes: one name per label 0, 1, ...; in_chans: channels;
     image_size: (height, width) in pixels of what the loaders yield;
-    mean, std: per channel, in units where black is 0 and white is 1.
+    mean, std: per channel, in units where black is 0 and white is 1; None if there are no training images to
+        compute them from: `with_constants` gives those of a training;
+    notes: what was decided or passed over when the data was read, in sentences for the user.
     """
 
     name: str
     classes: tuple[str, ...]
     in_chans: int
     image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def size(self, split: str) -> int:
-        """The number of images of "train", "val" or "test"; 0 for "val" if nothing is held out."""
+        """The number of images of "train", "val" or "test"; 0 for "val" if nothing is held out, and for
+        "train" if the data is for evaluation alone.
+        """
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that have images."""
+        return tuple(split for split in SPLITS if self.size(split))
+
+    @abstractmethod
+    def damaged(self, split: str) -> tuple[str, ...]:
+        """A message for each image of the split that cannot be read, as far as that is cheap to see.
+
+        Images in memory were all decoded. Of files, the first and last bytes are looked at, of shards the
+        ends: damage in between is found only when it is reached.
+        """
+
+    def check_images(self, splits: Sequence[str] = SPLITS) -> None:
+        """Raise a `UserError` that names the images of these splits that `damaged` finds."""
+        found = [message for split in splits if self.size(split) for message in self.damaged(split)]
+        if len(found) == 1:
+            raise UserError(found[0])
+        if found:
+            more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+            raise UserError(f"{len(found)} images cannot be read: {'; '.join(found[:5])}{more}")
+
+    def with_constants(self, mean: Sequence[float], std: Sequence[float]) -> Self:
+        """The same images, normalised with these constants, one of each per channel, such as a training's."""
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != self.in_chans:
+                raise UserError(
+                    f"{name}={tuple(values)} has {len(values)} numbers, and the images of {self.name!r} have "
+                    f"{self.in_chans} channels: give one for each"
+                )
+        if not min(std) > 0:
+            raise UserError(f"std={tuple(std)} must be above 0: images are divided by it")
+        return replace(self, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+    def identity(self) -> dict[str, object]:
+        """What a run can be resumed with: all that training depends on, and nothing of the test images, which
+        may be mended, removed or added to at any time.
+        """
+        classes = list(self.classes)
+        return {
+            "name": self.name,
+            "classes": classes,
+            "train": self.size("train"),
+            "val": self.size("val"),
+        }
 
     @abstractmethod
     def loader(
@@ -74,6 +134,7 @@ class DataSource(ABC):
         world_size: int = 1,
         channels_last: bool = False,
         workers: int | None = None,
+        skip_damaged: bool = False,
     ) -> Loader:
         """A `Loader` of one split.
 
@@ -88,8 +149,11 @@ class DataSource(ABC):
         channels_last: the memory format of the images.
         workers: processes that decode (folders of large images; default: one per CPU core, 8 at most, and
             0 decodes in this process).  Sources held in memory need none and ignore it.
+        skip_damaged: leave out images that cannot be read, and list them in `Loader.damaged`, so that the
+            evaluation of a finished training is never lost; default: raise `UserError` when one is reached.
 
-        Raises `UserError` for an unknown or empty split, and for numbers that do not fit.
+        Raises `UserError` for an unknown or empty split, for numbers that do not fit, and for data without
+        constants.
         """
 
     def __repr__(self) -> str:
@@ -107,8 +171,24 @@ def check_split(split: str) -> None:
 
 def check_split_has_images(source: DataSource, split: str) -> None:
     """Raise `UserError` if the split is unknown or has no images."""
-    if source.size(split) == 0:
+    if source.size(split) > 0:
+        return
+    if split == "val" and source.size("train"):
         raise UserError(
-            f"the data {source.name!r} has no {split!r} split: load it with a validation fraction above 0, "
-            "such as validation=0.1"
+            f"the data {source.name!r} has no 'val' split: load it with a validation fraction above 0, such "
+            "as validation=0.1"
         )
+    raise UserError(
+        f"the data {source.name!r} has no {split!r} split, only {', '.join(source.splits)}: give data that "
+        "has such images"
+    )
+
+
+def constants_of(source: DataSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std), or a `UserError` if the source has none."""
+    if source.mean is None or source.std is None:
+        raise UserError(
+            f"the data {source.name!r} has no training images to compute mean and deviation from: take those "
+            "of the training, with with_constants(mean, std)"
+        )
+    return source.mean, source.std

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .augment import Augmentation, check_augmentation, draw
 from .checks import checked_device, whole_number
-from .folder import Folder, Listing, opened_image
+from .damage import damaged_images
+from .folder import Folder, Listing
 from .memory import Normalisation, finished
 from .order import Order, derived_generator, derived_seed
-from .source import DataSource, Loader, check_split, check_split_has_images
+from .pictures import decoded
+from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images, constants_of
 from .split import held_out
 from .transforms import Transform, image_seeds, imagenet_transform, seeded_transforms
 
@@ -27,7 +29,7 @@ MOST_WORKERS = 8
 
 
 @final
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class StreamedSource(DataSource):
     """Image files, opened when they are needed; always three channels, with the constants of ImageNet.
 
@@ -40,6 +42,10 @@ class StreamedSource(DataSource):
     def size(self, split: str) -> int:
         check_split(split)
         return len(self.listings[split])
+
+    def damaged(self, split: str) -> tuple[str, ...]:
+        check_split(split)
+        return tuple(map(str, damaged_images(self.listings[split].paths)))
 
     def loader(
         self,
@@ -55,6 +61,7 @@ class StreamedSource(DataSource):
         world_size: int = 1,
         channels_last: bool = False,
         workers: int | None = None,
+        skip_damaged: bool = False,
     ) -> StreamedLoader:
         check_split_has_images(self, split)
         check_augmentation(augmentation, self.image_size)
@@ -72,20 +79,29 @@ class StreamedSource(DataSource):
             order,
             image_size=self.image_size,
             augmentation=augmentation,
+            constants=constants_of(self),
             device=checked_device(device),
             channels_last=channels_last,
             workers=default_workers() if workers is None else whole_number("workers", workers, least=0),
+            skip_damaged=skip_damaged,
         )
 
 
 def streamed_source(
-    name: str, folder: Folder, *, validation: float, seed: int, image_size: tuple[int, int]
+    name: str,
+    folder: Folder,
+    *,
+    validation: float,
+    seed: int,
+    image_size: tuple[int, int],
+    notes: tuple[str, ...] = (),
 ) -> StreamedSource:
     """A `StreamedSource` whose validation split is the folder's own, or held out of the training images."""
-    train, val = folder.train, folder.val
-    if val is None:
+    listings = {split: folder.splits.get(split, Listing()) for split in SPLITS}
+    if "train" in folder.splits and "val" not in folder.splits:
+        train = listings["train"]
         kept, held = held_out(torch.tensor(train.labels), validation, seed=seed)
-        train, val = folder.train.chosen(kept), folder.train.chosen(held)
+        listings |= {"train": train.chosen(kept), "val": train.chosen(held)}
     return StreamedSource(
         name=name,
         classes=folder.classes,
@@ -93,7 +109,8 @@ def streamed_source(
         image_size=image_size,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        listings={"train": train, "val": val, "test": folder.test},
+        notes=notes,
+        listings=listings,
     )
 
 
@@ -120,17 +137,19 @@ class StreamedLoader(Loader):
         *,
         image_size: tuple[int, int],
         augmentation: Augmentation | None,
+        constants: tuple[tuple[float, ...], tuple[float, ...]],
         device: torch.device,
         channels_last: bool,
         workers: int,
+        skip_damaged: bool,
     ) -> None:
         self._order = order
+        self._skip_damaged = skip_damaged
+        self._damaged: dict[str, None] = {}  # in the order found, each once
         self._image_size = image_size
         self._augmentation = augmentation
         self._device = device
-        self._normalise = Normalisation(
-            IMAGENET_MEAN, IMAGENET_STD, device=device, channels_last=channels_last
-        )
+        self._normalise = Normalisation(*constants, device=device, channels_last=channels_last)
         self._keys = _Keys(order)
         transform = training_transform(image_size, augmentation)
         self._batches = DataLoader(
@@ -147,6 +166,10 @@ class StreamedLoader(Loader):
     def images(self) -> int:
         return self._order.images
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return tuple(self._damaged)
+
     def set_epoch(self, epoch: int) -> None:
         self._keys.epoch = whole_number("epoch", epoch, least=0)
 
@@ -158,10 +181,15 @@ class StreamedLoader(Loader):
         draws = draw(
             augmentation, self._order.count, image_size=self._image_size, seed=self._order.seed, epoch=epoch
         )
-        for batch, positions in zip(self._batches, self._order.batches(epoch), strict=True):
-            if isinstance(batch, Failure):
-                raise UserError(batch.message)
-            images, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
+        for batch, planned in zip(self._batches, self._order.batches(epoch), strict=True):
+            if batch.failures and not self._skip_damaged:
+                raise UserError(batch.failures[0].message)
+            self._damaged |= dict.fromkeys(failure.message for failure in batch.failures)
+            if not len(batch.labels):
+                continue
+            positions = planned[batch.places]
+            images = batch.images.to(self._device, non_blocking=True)
+            labels = batch.labels.to(self._device, non_blocking=True)
             here = draws[positions].to(self._device)
             seeds = image_seeds(self._order.seed, epoch, positions, "erasing")
             yield finished(images, augmentation, here, self._normalise, seeds), labels
@@ -207,18 +235,37 @@ class _Images(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Failure:
         position, epoch = key
         try:
-            with opened_image(self._listing.paths[position]) as image:
-                pixels = image.convert("RGB")
+            pixels = decoded(self._listing.paths[position]).convert("RGB")
         except UserError as error:
             return Failure(str(error))
         with seeded_transforms(derived_seed(self._seed, epoch, position)):
             return torch.as_tensor(self._transform(pixels)), self._listing.labels[position]
 
 
-def collate(samples: list[tuple[Tensor, int] | Failure]) -> tuple[Tensor, Tensor] | Failure:
-    good: list[tuple[Tensor, int]] = []
-    for sample in samples:
-        if isinstance(sample, Failure):
-            return sample
-        good.append(sample)
-    return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """uint8 images (B, 3, H, W) and labels (B,) of the samples that could be read.
+
+    places: where these stood among all samples of the batch; failures: the others.
+    """
+
+    images: Tensor
+    labels: Tensor
+    places: Tensor
+    failures: tuple[Failure, ...]
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, which `DataLoader` asks for by this name."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.places, self.failures)
+
+
+def collate(samples: list[tuple[Tensor, int] | Failure]) -> Batch:
+    """One batch of samples."""
+    good = [(place, *sample) for place, sample in enumerate(samples) if not isinstance(sample, Failure)]
+    failures = tuple(sample for sample in samples if isinstance(sample, Failure))
+    return Batch(
+        torch.stack([pixels for _, pixels, _ in good]) if good else torch.empty(0),
+        torch.tensor([label for _, _, label in good], dtype=torch.int64),
+        torch.tensor([place for place, _, _ in good], dtype=torch.int64),
+        failures,
+    )

@@ -1,0 +1,85 @@
+"""Looking through folders: images, what is inside them, and what is passed over."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from .pictures import SUFFIXES
+from .roles import is_hidden
+
+
+@dataclass
+class Found:
+    """What was passed over or is worth a word, counted. kinds: files that are no images, by suffix."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    hidden: int = 0
+    links: int = 0
+    deeper: int = 0
+
+    def notes(self) -> tuple[str, ...]:
+        """In sentences."""
+        notes = []
+        if self.kinds:
+            kinds = sorted(self.kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+            listed = ", ".join(f"{kind} {count}" for kind, count in kinds[:5])
+            more = f" and {len(kinds) - 5} more kinds" if len(kinds) > 5 else ""
+            notes.append(f"files passed over that are no images of a known kind: {listed}{more}")
+        if self.hidden:
+            notes.append(f"hidden or system files passed over inside class folders: {self.hidden}")
+        if self.links:
+            notes.append(f"links to folders passed over inside class folders: {self.links}")
+        if self.deeper:
+            notes.append(f"images in folders inside class folders, which belong to that class: {self.deeper}")
+        return tuple(notes)
+
+
+def subfolders(root: Path) -> list[str]:
+    """The names of the visible folders in `root`, links to folders among them, sorted."""
+    try:
+        return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    except OSError as error:
+        raise _unreadable(error, str(root)) from error
+
+
+def images_below(folder: Path, found: Found) -> Iterator[str]:
+    """The paths of the images in a class folder, to any depth; links to folders inside are not followed."""
+    for here, folders, names in os.walk(folder, onerror=_refuse):
+        found.links += sum(os.path.islink(os.path.join(here, name)) for name in folders)
+        found.hidden += sum(map(is_hidden, folders))
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in names:
+            if is_hidden(name):
+                found.hidden += 1
+            elif is_image_name(name):
+                found.deeper += here != str(folder)
+                yield os.path.join(here, name)
+            else:
+                found.kinds[os.path.splitext(name)[1].lower() or "without suffix"] += 1
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is read as an image."""
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name)
+
+
+def holds_images(folder: Path, *, deep: bool = True) -> bool:
+    """Whether there is an image in `folder`, or below it if `deep`."""
+    for _, folders, names in os.walk(folder, onerror=_refuse):
+        if any(map(is_image_name, names)):
+            return True
+        folders[:] = [name for name in folders if deep and not is_hidden(name)]
+    return False
+
+
+def _refuse(error: OSError) -> None:
+    raise _unreadable(error, str(error.filename)) from error
+
+
+def _unreadable(error: OSError, folder: str) -> UserError:
+    return UserError(f"cannot read the folder {folder!r}: {error.strerror or error}")
