@@ -11,12 +11,12 @@ from .ops import PDE, Boundary, DuFortFrankel, solve
 
 try:
     _torchvision.check()
-    from .models import create_model, list_models
+    from .models import create_model, list_models, load
     from .optimize import optimize_for_inference
 except _torchvision.BrokenTorchvision:
     # The command line imports this package before it can catch anything, and it is to say what is wrong in
     # one line. So the import goes through, and what needs torchvision raises when it is called.
-    create_model = list_models = optimize_for_inference = _torchvision.refuse
+    create_model = list_models = load = optimize_for_inference = _torchvision.refuse
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "UserError",
     "create_model",
     "list_models",
+    "load",
     "optimize_for_inference",
     "solve",
 ]

@@ -127,7 +127,7 @@ def test_checkpoints_that_do_not_fit(run, trained, blobs, tmp_path):
     refused(run("eval", tmp_path / "none", *data), "there is no checkpoint")
     refused(run("eval", trained, "--device", "cpu"), "it has 3 classes and the data 10")
     refused(run("eval", trained, *data, "--model", "digits_global"), "'digits_conv', not of 'digits_global'")
-    refused(run("eval", trained / "state.pt", *data), "can run code")
+    refused(run("eval", trained / "state.pt", *data), "a training state of globalcnn, not a file of")
     refused(run("eval", trained / "run.json", *data), "not a whole safetensors file")
     short = tmp_path / "short.safetensors"
     short.write_bytes((trained / "last.safetensors").read_bytes()[:-20])

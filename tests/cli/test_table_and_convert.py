@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import globalcnn
+from globalcnn.models import load_with_card
 from globalcnn.reproduce import table as published
 from globalcnn.reproduce.authors import authors_names
 from globalcnn.reproduce.rows import published_rows
-from globalcnn.train import load_model
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_convert(run, theirs, tmp_path):
     )
     done = run(*words)
     assert done.status == 0, done.err
-    again, description = load_model(out)
+    again, description = load_with_card(out)
     assert description.num_classes == 7
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), model.eval()(x))

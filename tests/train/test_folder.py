@@ -16,8 +16,8 @@ import torch
 
 from globalcnn import UserError
 from globalcnn.data import DataSource
+from globalcnn.models.weights import read_weights
 from globalcnn.train import Recipe, Silent, train
-from globalcnn.train.checkpoint import load_weights
 from globalcnn.train.folder import OURS
 from globalcnn.train.lock import LOCK, FolderLock
 
@@ -42,7 +42,7 @@ def go(data: DataSource, out: Path, recipe: Recipe = QUICK, **how: Any) -> Any:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_weights(run / "last.safetensors")[0]
+    return read_weights(run / "last.safetensors")[0]
 
 
 def same(a: Path, b: Path) -> bool:

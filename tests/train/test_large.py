@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from globalcnn.data import load_data
+from globalcnn.models.weights import read_weights
 from globalcnn.train import Progress, Recipe, Silent, train
-from globalcnn.train.checkpoint import load_weights
 from globalcnn.train.state import load_state
 
 from .conftest import striped
@@ -135,7 +135,7 @@ def test_two_processes_that_were_killed_go_on_bit_for_bit(folder: str, tmp_path:
     assert [epoch["epoch"] for epoch in figures(killed)] == list(range(1, EPOCHS + 1))
     assert figures(killed) == figures(whole)
     for name in ("last.safetensors", "best.safetensors"):
-        one, other = (load_weights(run / name)[0] for run in (killed, whole))
+        one, other = (read_weights(run / name)[0] for run in (killed, whole))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[k], other[k]) for k in one)
     states = [load_state(run / "state.pt") for run in (killed, whole)]
@@ -171,7 +171,7 @@ def test_a_training_from_shards_goes_on_bit_for_bit(shards: str, tmp_path: Path,
     assert len(figures(killed)) == 1
     run(killed, resume=True)
     assert figures(killed) == figures(whole)
-    one, other = (load_weights(run / "last.safetensors")[0] for run in (killed, whole))
+    one, other = (read_weights(run / "last.safetensors")[0] for run in (killed, whole))
     assert all(torch.equal(one[k], other[k]) for k in one)
     summary = json.loads((whole / "summary.json").read_text())
     assert sum(map(sum, summary["test_confusion"])) == 12

@@ -15,8 +15,9 @@ import torch
 
 from globalcnn import UserError
 from globalcnn.cli.main import main
-from globalcnn.train import Recipe, Silent, TrainingDiverged, evaluate, load_model, train
-from globalcnn.train.checkpoint import load_weights
+from globalcnn.models import load_with_card
+from globalcnn.models.weights import read_weights
+from globalcnn.train import Recipe, Silent, TrainingDiverged, evaluate, train
 from globalcnn.train.state import load_state
 
 MODEL = "resnet_global_tiny_cifar"
@@ -39,7 +40,7 @@ class KilledAt(Silent):
 
 
 def weights(folder: Path, name: str = "last.safetensors") -> dict[str, torch.Tensor]:
-    return load_weights(folder / name)[0]
+    return read_weights(folder / name)[0]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -114,7 +115,7 @@ def test_what_a_run_folder_holds(stripes, finished):
     assert about["data"] == {"name": stripes.name, "train": 72, "val": 24, "test": 48}
     assert {"python", "torch", "timm", "globalcnn", "cpu", "threads"} <= set(about["environment"])
     summary = json.loads((finished / "summary.json").read_text())
-    model, description = load_model(finished / "last.safetensors")
+    model, description = load_with_card(finished / "last.safetensors")
     result = evaluate(model, stripes.loader("test", 7), len(stripes.classes))
     assert result.accuracy == pytest.approx(summary["test_accuracy"])
     assert description.classes == stripes.classes
@@ -125,7 +126,7 @@ def test_the_best_weights_are_chosen_by_the_held_out_images(stripes, finished):
     accuracies = [json.loads(line)["val_accuracy"] for line in lines(finished)]
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["best_epoch"] == 1 + accuracies.index(max(accuracies))
-    model, _ = load_model(finished)  # a run folder means its best weights
+    model, _ = load_with_card(finished)  # a run folder means its best weights
     held_out = evaluate(model, stripes.loader("val", 24), 3)
     assert held_out.accuracy == pytest.approx(max(accuracies))
 
@@ -262,6 +263,6 @@ def test_two_processes_on_one_cpu(stripes_file, tmp_path):
     assert sum(map(sum, summary["test_confusion"])) == 48
     from globalcnn.data import load_data
 
-    model, _ = load_model(folder / "last.safetensors")
+    model, _ = load_with_card(folder / "last.safetensors")
     data = load_data(f"npz:{stripes_file}", validation=0.25)
     assert evaluate(model, data.loader("test", 16), 3).accuracy == pytest.approx(summary["test_accuracy"])

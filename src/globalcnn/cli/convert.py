@@ -11,14 +11,17 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models import (
+    Card,
+    NamedSource,
     check_model_name,
     create_model,
     list_models,
     model_info,
+    save_weights,
     shown_name,
 )
+from ..models.weights import load_without_code, read_weights
 from ..reproduce import load_authors_state_dict
-from ..train.checkpoint import Description, load_weights, load_without_code, save_weights
 from .console import say
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -59,15 +62,15 @@ def run(args: Args) -> None:
     model = create_model(args.model, num_classes=args.num_classes)
     load_authors_state_dict(model, read_state_dict(args.checkpoint))
     channels, height, width = info.input_size
-    description = Description(
-        model=args.model,
+    card = Card(
+        source=NamedSource(args.model),
         num_classes=args.num_classes or info.num_classes,
         in_chans=channels,
         image_size=(height, width),
         mean=info.mean,
         std=info.std,
     )
-    save_weights(args.out, model.state_dict(), description)
+    save_weights(args.out, model.state_dict(), card)
     say(f"wrote {args.out}: {shown_name(args.model)}, {len(model.state_dict())} entries")
 
 
@@ -76,7 +79,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {str(path)!r}")
     if path.suffix == ".safetensors":
-        return load_weights(path)[0]
+        return read_weights(path)[0]
     content = load_without_code(path)
     for name in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):

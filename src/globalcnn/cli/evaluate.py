@@ -12,8 +12,9 @@ from ..data import DataSource
 from ..errors import UserError
 from ..files import write_json
 from ..measure import environment
-from ..models import shown_name
-from ..train import Description, evaluate, find_weights, load_model
+from ..models import Card, load_with_card, shown_name
+from ..models.weights import find_weights
+from ..train import evaluate
 from ..train.setting_up import make_accelerator
 from .console import percent, say, table
 from .options import DataOptions
@@ -48,16 +49,16 @@ def run(args: Args) -> None:
     """Load, evaluate, print."""
     if args.json is not None and args.json.exists() and not args.overwrite:
         raise UserError(f"{str(args.json)!r} is there already: choose another --json, or give --overwrite")
-    model, description = load_model(args.checkpoint, model=args.model)
-    data = args.images.load(validation=args.validation, seed=args.seed, num_classes=description.num_classes)
-    check_fit(description, data)
+    model, card = load_with_card(args.checkpoint, model=args.model)
+    data = args.images.load(validation=args.validation, seed=args.seed, num_classes=card.num_classes)
+    check_fit(card, data)
     device = make_accelerator(args.device, "no").device
     loader = data.loader(args.split, args.batch_size, shuffle=False, device=device)
-    result = evaluate(model.to(device), loader, description.num_classes)
+    result = evaluate(model.to(device), loader, card.num_classes)
     rows = [("images", result.images), ("accuracy", percent(result.accuracy)), ("loss", f"{result.loss:.4f}")]
     if result.top5 is not None:
         rows.insert(2, ("accuracy within the first five", percent(result.top5)))
-    table(f"{shown_name(description.model)} on {data.name}, {args.split}", ("figure", "value"), rows)
+    table(f"{shown_name(card.label)} on {data.name}, {args.split}", ("figure", "value"), rows)
     classes = [
         (name, percent(share), sum(row))
         for name, share, row in zip(data.classes, result.per_class, result.confusion, strict=True)
@@ -69,7 +70,7 @@ def run(args: Args) -> None:
             args.json,
             {
                 "checkpoint": str(find_weights(args.checkpoint)),
-                "model": asdict(description),
+                "model": {"model": card.label, **card.to_json()},
                 "data": data.name,
                 "split": args.split,
                 **asdict(result),
@@ -79,12 +80,12 @@ def run(args: Args) -> None:
         say(f"wrote {args.json}")
 
 
-def check_fit(description: Description, data: DataSource) -> None:
+def check_fit(card: Card, data: DataSource) -> None:
     """A `UserError` unless the network's channels and classes are those of the data."""
-    problems = description.misfits(len(data.classes), data.in_chans)
+    problems = card.misfits(len(data.classes), data.in_chans)
     if problems:
         raise UserError(
-            f"the checkpoint of {description.model!r} does not fit the data {data.name!r}: "
+            f"the checkpoint of {card.label!r} does not fit the data {data.name!r}: "
             f"{' and '.join(problems)}. "
             "Give --data that it was trained for, or train a network on this data"
         )

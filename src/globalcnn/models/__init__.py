@@ -5,24 +5,49 @@ from .. import _torchvision
 _torchvision.check()
 
 from . import darts, densenet, digits, mdeq, mnist, mobile_global, neupde, neural_ode, resnet  # noqa: E402, F401
+from .create import create_model  # noqa: E402
 from .registry import (  # noqa: E402
     ModelInfo,
     check_model_name,
-    create_model,
     is_reconstruction,
     list_models,
     model_info,
     settings_for_size,
     shown_name,
 )
+from .source import (  # noqa: E402
+    FactorySource,
+    FileSource,
+    ModuleSource,
+    NamedSource,
+    Source,
+    parse_source,
+    source_from_json,
+    source_of,
+)
+from .weights import Card, load, load_with_card, make_card, read_card, save_weights  # noqa: E402
 
 __all__ = [
+    "Card",
+    "FactorySource",
+    "FileSource",
     "ModelInfo",
+    "ModuleSource",
+    "NamedSource",
+    "Source",
     "check_model_name",
     "create_model",
     "is_reconstruction",
     "list_models",
+    "load",
+    "load_with_card",
+    "make_card",
     "model_info",
+    "parse_source",
+    "read_card",
+    "save_weights",
     "settings_for_size",
     "shown_name",
+    "source_from_json",
+    "source_of",
 ]

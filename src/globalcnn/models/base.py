@@ -44,7 +44,7 @@ class ImageClassifier(nn.Module):
     def make_head(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
         """Create the pooling and the linear layer."""
         self.num_features = self.head_hidden_size = num_features
-        self.drop_rate = drop_rate
+        self.drop_rate = checked_rate("drop_rate", drop_rate)
         self.make_pool = global_pooling
         self.reset_classifier(num_classes, global_pool)
 
@@ -104,6 +104,13 @@ def init_by_fan_out(model: nn.Module) -> None:
 def feature(channels: int, reduction: int, module: str) -> dict[str, Any]:
     """One entry of `feature_info`."""
     return {"num_chs": channels, "reduction": reduction, "module": module}
+
+
+def checked_rate(name: str, rate: float) -> float:
+    """A share of what is left out in training: a number >= 0 and < 1."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise UserError(f"{name}={rate!r} must be a number >= 0 and < 1")
+    return float(rate)
 
 
 def check_in_chans(in_chans: int) -> None:

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..nn import Evolution, Fields
 from ..nn.global_layer import at_rest
 from ..ops import PDE, solve
-from .base import ImageClassifier, check_in_chans, feature
+from .base import ImageClassifier, check_in_chans, checked_rate, feature
 from .mnist import MEAN, STD
 from .registry import register
 
@@ -151,7 +151,8 @@ class DigitsNet(ImageClassifier):
             self.body = {"conv": ConvolutionBody, "residual": ResidualBody}[kind]()
         self.act = nn.ReLU()
         self.feature_info = [feature(1, 1, "act")]
-        self.num_features, self.head_hidden_size, self.drop_rate = 1, GRID * GRID, drop_rate
+        self.num_features, self.head_hidden_size = 1, GRID * GRID
+        self.drop_rate = checked_rate("drop_rate", drop_rate)
         self.make_pool = grid_pooling
         self.reset_classifier(num_classes, global_pool)
 

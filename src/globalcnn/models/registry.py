@@ -6,14 +6,16 @@ Capabilities are data: each name has a `ModelInfo` that can be listed.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import timm
 import timm.models
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
 from ..errors import UserError, unknown_name
@@ -43,7 +45,31 @@ class ModelInfo:
 
 RECONSTRUCTION = "(reconstruction)"
 
+# the attribute of a network that tells how it was built; it is no part of the state dict
+STAMP: Final = "globalcnn_source"
+# arguments of timm's that say where weights come from or how a network is wrapped, not how it is built
+NOT_SETTINGS: Final = (
+    "num_classes",
+    "in_chans",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_model_args",
+    "checkpoint_path",
+    "cache_dir",
+)
+HEAD_SETTINGS: Final = ("global_pool", "drop_rate")
+
 _INFOS: dict[str, ModelInfo] = {}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+
+
+@dataclass(frozen=True)
+class BuiltByName:
+    """What a network built by name remembers of it."""
+
+    name: str
+    settings: Mapping[str, Any]
 
 
 def register(
@@ -89,25 +115,23 @@ def register(
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
-            raise UserError(
-                f"there are no published weights for {name!r} yet; create it with pretrained=False, "
-                "or train it: globalcnn train " + name
-            )
-        # timm sets these in its own models from the config; explicit values win
-        kwargs.setdefault("num_classes", num_classes)
-        kwargs.setdefault("in_chans", input_size[0])
-        return build_model_with_cfg(
+            kwargs = pretrained_from_file(name, kwargs)
+        model = build_model_with_cfg(
             build,
             name,
-            False,
+            pretrained,
             feature_cfg={"feature_cls": feature_cls, "out_indices": tuple(range(features))},
             **kwargs,
         )
+        if pretrained:
+            model.pretrained_cfg.pop("state_dict", None)  # the weights are in the network now
+        return stamped(model, name, kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = module.__name__
     entrypoint.__doc__ = about + (f" {RECONSTRUCTION}" if reconstruction else "")
     register_model(entrypoint)
+    _BUILDERS[name] = build
     _INFOS[name] = ModelInfo(
         name=name,
         family=family,
@@ -120,6 +144,28 @@ def register(
         reconstruction=reconstruction,
         cannot=cannot,
     )
+
+
+def pretrained_from_file(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """timm's arguments of a network with `pretrained=True`, the weights read from the file that they name.
+
+    The file comes by `pretrained_cfg_overlay=dict(file=...)` or from "local-dir:"; it is checked as by
+    `globalcnn.load`. Raises `UserError` where no file is named, since none are published.
+    """
+    from .weights import weights_for_timm
+
+    overlay = dict(arguments.get("pretrained_cfg_overlay") or {})
+    config = resolve_pretrained_cfg(name, arguments.get("pretrained_cfg"), overlay)
+    if config.state_dict:
+        return arguments
+    if not config.file:
+        raise UserError(
+            f"there are no published weights for {name!r} yet; create it with pretrained=False, name a file "
+            f"(pretrained=PATH), or train it: globalcnn train {name}"
+        )
+    found, settings = weights_for_timm(name, config.file)
+    overlay = {**found, **overlay}
+    return {**settings, **arguments, "pretrained_cfg_overlay": {**overlay, "source": "", "file": None}}
 
 
 def register_cifar(
@@ -193,40 +239,46 @@ def list_models(pattern: str = "*", *, family: str | None = None, include_timm: 
     return sorted(fnmatch.filter(names, pattern))
 
 
-def create_model(
+def build_named(
     name: str,
+    settings: Mapping[str, Any] | None = None,
     *,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    pretrained: bool = False,
-    features_only: bool = False,
-    **settings: Any,
 ) -> nn.Module:
-    """Build a model by name: one of this library or any of timm's.
-
-    num_classes: size of the output, 0 for features; default that of the published dataset.
-    in_chans: channels of the input image; default that of the published dataset.
-    pretrained: load published weights where there are some.
-    features_only: return a module that gives a list of feature maps (timm's wrapper).
-    settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
+    """The network of that name, here or in timm, with `settings` for its constructor and fresh weights.
 
     Raises `UserError` for an unknown name (with near ones) or a setting that the model does not take.
-
-    >>> create_model("resnet_global_cifar", num_classes=100).num_classes
-    100
     """
     check_model_name(name)
-    if num_classes is not None:
-        settings["num_classes"] = num_classes
-    if in_chans is not None:
-        settings["in_chans"] = in_chans
-    if features_only:
-        settings["features_only"] = True
+    given = dict(settings or {})
+    chosen = {k: v for k, v in (("num_classes", num_classes), ("in_chans", in_chans)) if v is not None}
     try:
-        return timm.create_model(name, pretrained=pretrained, **settings)
+        model = timm.create_model(name, **{**given, **chosen})
     except TypeError as error:
         if not any(words in str(error) for words in ("unexpected keyword argument", "multiple values for")):
             raise
         raise UserError(
-            f"model {name!r} does not take one of the settings {sorted(settings)}: {error}"
+            f"model {name!r} does not take one of the settings {sorted({**given, **chosen})}: {error}"
         ) from error
+    return stamped(model, name, given)
+
+
+def stamped(model: nn.Module, name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """`model`, which now knows by which name and settings it was built (see `source.source_of`)."""
+    own = {k: v for k, v in settings.items() if k not in NOT_SETTINGS}
+    setattr(model, STAMP, BuiltByName(name, own))
+    return model
+
+
+def settings_of(name: str) -> tuple[str, ...] | None:
+    """The settings that a network of this library takes besides num_classes and in_chans; None for timm's."""
+    if name not in _INFOS:
+        return None
+    build = _BUILDERS[name]
+    parameters = inspect.signature(build).parameters.values()
+    bound = set(build.keywords) if isinstance(build, partial) else set()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NOT_SETTINGS]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names += [n for n in HEAD_SETTINGS if n not in names]
+    return tuple(n for n in names if n not in bound or n in ("pde", "diffusivity", "bias"))

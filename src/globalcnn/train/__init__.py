@@ -1,6 +1,5 @@
 """Training: recipes, the loop, run folders, evaluation."""
 
-from .checkpoint import Description, find_weights, load_model
 from .divergence import TrainingDiverged
 from .evaluate import Evaluation, evaluate
 from .objectives import CrossEntropy, Objective, Outcome, WithAuxiliaryHeads
@@ -10,7 +9,6 @@ from .run import RunResult, train
 
 __all__ = [
     "CrossEntropy",
-    "Description",
     "EpochResult",
     "Evaluation",
     "Objective",
@@ -23,8 +21,6 @@ __all__ = [
     "TrainingDiverged",
     "WithAuxiliaryHeads",
     "evaluate",
-    "find_weights",
-    "load_model",
     "suited_to",
     "train",
 ]

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 
 from ..errors import UserError
 from ..files import cannot_write, read_json, remove_left_aside, write_json, write_text
-from .checkpoint import Description, load_weights, save_weights
+from ..models import Card, save_weights
+from ..models.weights import read_weights
 from .evaluate import Evaluation
 from .lock import LOCK, FolderLock
 from .loop import Trainer
@@ -172,17 +173,15 @@ class RunFolder:
         judged = [f for f in history if f["val_accuracy"] is not None]
         if self.path is None or not judged:
             return None, None
-        weights, _ = load_weights(self.path / BEST)
+        weights, _ = read_weights(self.path / BEST)
         return weights, max(judged, key=lambda f: f["val_accuracy"])["epoch"]
 
-    def save(
-        self, trainer: Trainer, description: Description, history: list[dict[str, Any]], *, best: bool
-    ) -> None:
+    def save(self, trainer: Trainer, card: Card, history: list[dict[str, Any]], *, best: bool) -> None:
         """After an epoch: weights first, the state last, so that a kill in between repeats the epoch."""
         if self.path is not None and self.accelerator.is_main_process:
             if best:
-                save_weights(self.path / BEST, trainer.weights, description)
-            save_weights(self.path / LAST, trainer.weights, description)
+                save_weights(self.path / BEST, trainer.weights, card)
+            save_weights(self.path / LAST, trainer.weights, card)
             write_text(self.path / METRICS, "".join(json.dumps(f) + "\n" for f in history))
             save_state(self.path / STATE, {**trainer.state(), "history": history})
         self.accelerator.wait_for_everyone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from ..data import DataSource
 from ..errors import UserError
 from ..measure import environment
 from ..measure.probe import check_runs
-from ..models import settings_for_size
-from .checkpoint import Description
+from ..models import Card, NamedSource, settings_for_size
 from .evaluate import Evaluation
 from .folder import RunFolder, check_out
 from .loop import Trainer
@@ -34,7 +33,7 @@ class RunResult:
     """
 
     model: nn.Module
-    description: Description
+    card: Card
     test: Evaluation
     best_test: Evaluation | None
     best_epoch: int | None
@@ -70,10 +69,10 @@ def train(
     """
     checked_seed(seed)
     check_out(out, resume=resume, overwrite=overwrite)
-    description = describe(model, data, recipe, settings or {})
+    card = describe(model, data, recipe, settings or {})
     set_seed(seed)
-    network = description.build()
-    check_runs(network, (description.in_chans, *description.image_size))
+    network = card.build()
+    check_runs(network, (card.in_chans, *card.image_size))
     # auxiliary heads and stochastic depth leave parameters without gradient in some steps
     unused = bool(recipe.drop_path_rate or getattr(network, "uncounted_modules", ()))
     accelerator = make_accelerator(device, recipe.precision, unused_parameters=unused)
@@ -85,10 +84,10 @@ def train(
         objective=chosen,
         accelerator=accelerator,
         seed=seed,
-        num_classes=description.num_classes,
+        num_classes=card.num_classes,
     )
     about = {
-        "model": asdict(description),
+        "model": {"model": card.label, **card.to_json()},
         "data": {
             "name": data.name,
             "train": data.size("train"),
@@ -103,19 +102,17 @@ def train(
     }
     folder = RunFolder.open(out, about, resume=resume, overwrite=overwrite, accelerator=accelerator)
     try:
-        return _run(trainer, description, folder, reporter)
+        return _run(trainer, card, folder, reporter)
     finally:
         folder.close()
 
 
-def _run(
-    trainer: Trainer, description: Description, folder: RunFolder, reporter: Reporter | None
-) -> RunResult:
+def _run(trainer: Trainer, card: Card, folder: RunFolder, reporter: Reporter | None) -> RunResult:
     history = folder.restore(trainer)
     speaker = reporter if reporter is not None and trainer.accelerator.is_main_process else Silent()
     speaker.started(folder.about, trainer.epoch)
     if trainer.epoch == 0:
-        folder.save(trainer, description, history, best=False)
+        folder.save(trainer, card, history, best=False)
     best_weights, best_epoch = folder.best(history)
     while trainer.epoch < trainer.recipe.epochs:
         result = trainer.run_epoch(speaker.stepped)
@@ -124,12 +121,12 @@ def _run(
         if best:
             best_epoch = result.epoch
             best_weights = {k: v.detach().clone() for k, v in trainer.weights.items()}
-        folder.save(trainer, description, history, best=best)
+        folder.save(trainer, card, history, best=best)
         speaker.finished_epoch(result)
-    return _finish(trainer, description, folder, history, best_weights, best_epoch)
+    return _finish(trainer, card, folder, history, best_weights, best_epoch)
 
 
-def describe(model: str, data: DataSource, recipe: Recipe, settings: dict[str, Any]) -> Description:
+def describe(model: str, data: DataSource, recipe: Recipe, settings: dict[str, Any]) -> Card:
     """What will be trained: classes and channels follow the data unless the settings say otherwise."""
     chosen = dict(settings)
     num_classes = chosen.pop("num_classes", None)
@@ -138,20 +135,19 @@ def describe(model: str, data: DataSource, recipe: Recipe, settings: dict[str, A
         if getattr(recipe, name):
             chosen.setdefault(name, getattr(recipe, name))
     chosen = settings_for_size(model, *data.image_size) | chosen
-    description = Description(
-        model=model,
+    card = Card(
+        source=NamedSource(model, chosen),
         num_classes=len(data.classes) if num_classes is None else num_classes,
         in_chans=data.in_chans if in_chans is None else in_chans,
         image_size=data.image_size,
         classes=data.classes,
         mean=data.mean,
         std=data.std,
-        settings=chosen,
     )
-    if description.num_classes < len(data.classes) or description.in_chans != data.in_chans:
-        problems = description.misfits(len(data.classes), data.in_chans)
+    if card.num_classes < len(data.classes) or card.in_chans != data.in_chans:
+        problems = card.misfits(len(data.classes), data.in_chans)
         raise UserError(f"model {model!r} does not fit the data {data.name!r}: {' and '.join(problems)}")
-    return description
+    return card
 
 
 def _is_best(trainer: Trainer, result: EpochResult) -> bool:
@@ -165,7 +161,7 @@ def _is_best(trainer: Trainer, result: EpochResult) -> bool:
 
 def _finish(
     trainer: Trainer,
-    description: Description,
+    card: Card,
     folder: RunFolder,
     history: list[dict[str, Any]],
     best_weights: dict[str, Any] | None,
@@ -178,7 +174,7 @@ def _finish(
         rank=trainer.accelerator.process_index,
         world_size=trainer.accelerator.num_processes,
     )
-    final = description.build()
+    final = card.build()
     best_test = None
     try:
         test = trainer.judge(loader)
@@ -189,7 +185,7 @@ def _finish(
         raise UserError(_finished_without_test(error, folder)) from error
     final.load_state_dict(trainer.weights)
     folder.summarise(history, test, best_test, best_epoch)
-    return RunResult(final.to("cpu").eval(), description, test, best_test, best_epoch, tuple(history))
+    return RunResult(final.to("cpu").eval(), card, test, best_test, best_epoch, tuple(history))
 
 
 def _finished_without_test(error: UserError, folder: RunFolder) -> str:

@@ -1,0 +1,196 @@
+"""Which sources may be built on the word of a weights file, without asking the user further.
+
+A file may come from a stranger. It may name a network of this library or of timm with known settings of
+moderate size, and a class of modules (or a function annotated to return one) of an installed package. All
+else needs the user: `model=` (which names the network again) or `trust_source=True`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import site
+import sys
+import sysconfig
+import typing
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlparse
+
+from torch import nn
+
+from ..errors import UserError, near_names
+from . import registry
+from .factories import importable
+from .source import FactorySource, FileSource, NamedSource, Source
+
+# settings of timm's constructors that shape a network and touch nothing else
+_TIMM_SETTINGS = """
+    act_layer aa_layer attn_drop_rate attn_layer avg_down base_width block_args_global cardinality
+    class_token conv_mlp depth depths dims down_sample drop_block_rate drop_path_rate drop_rate
+    dynamic_img_pad dynamic_img_size embed_dim embed_dims fc_norm fix_stem global_pool growth_rate
+    head_init_scale img_size in_features init_values kernel_size kernel_sizes layer_scale layers
+    ls_init_value memory_efficient mlp_ratio mlp_ratios no_embed_class norm_eps norm_layer num_features
+    num_heads output_stride pad_type patch_drop_rate patch_size pos_drop_rate pos_embed pre_norm
+    proj_drop_rate qk_norm qkv_bias reg_tokens replace_stem_pool round_chs_fn se_from_exp
+    stem_kernel_size stem_size stem_type stem_width strict_img_size use_abs_pos use_rel_pos width_factor
+    window_size zero_init_last
+"""
+TIMM_SETTINGS: Final = frozenset(_TIMM_SETTINGS.split())
+# never taken from a file, trusted or not: they make a constructor read other files or go to the network
+_REFUSED = """
+    pretrained pretrained_cfg pretrained_cfg_overlay pretrained_model_args checkpoint_path cache_dir
+    weights weights_backbone pretrained_backbone state_dict url file hf_hub_id features_only scriptable
+    exportable no_jit num_classes in_chans
+"""
+REFUSED: Final = frozenset(_REFUSED.split())
+# packages whose functions do other things than build networks of the user's
+_FOREIGN = """
+    PIL _pytest accelerate docutils fsspec huggingface_hub hypothesis jinja2 matplotlib numpy onnx
+    onnxruntime openvino packaging pip pkg_resources psutil pytest requests rich safetensors scipy
+    setuptools shtab sympy tensorboard timm torch torchdeq torchdiffeq torchgen triton tyro urllib3
+    webdataset wheel yaml
+"""
+FOREIGN: Final = frozenset(_FOREIGN.split())
+MOST_CLASSES: Final = 1_000_000
+MOST_CHANNELS: Final = 4096
+
+
+def require_safe(source: Source, where: str, *, folder: Path | None = None, trusted: bool = False) -> None:
+    """Raise `UserError` unless `source`, read from `where`, may be built without further consent.
+
+    folder: that the file lies in; nothing is imported from there. trusted: the user vouches for the source
+    (`trust_source=True`); a file of Python code and arguments that name weights are refused all the same.
+    """
+    if isinstance(source, NamedSource):
+        _check_settings(source, where, trusted=trusted)
+    elif isinstance(source, FileSource):
+        raise UserError(
+            f"{where} was trained with the function {source.function!r} of a Python file ({source.path}). "
+            "Weights never run a file: name it again, "
+            f"--model {Path(source.path).name}:{source.function} or model='PATH.py:{source.function}'"
+        )
+    elif isinstance(source, FactorySource):
+        refused = sorted(REFUSED & set(source.arguments))
+        if refused:
+            raise UserError(
+                f"{where} gives {source.factory} the argument {refused[0]!r}, which no file may set"
+            )
+        if not trusted:
+            _check_factory(source, where, folder)
+
+
+def check_numbers(num_classes: Any, in_chans: Any, where: str) -> None:
+    """Classes and channels that a file asks for are whole numbers within bounds."""
+    for name, value, most in (
+        ("num_classes", num_classes, MOST_CLASSES),
+        ("in_chans", in_chans, MOST_CHANNELS),
+    ):
+        lowest = 0 if name == "num_classes" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= most:
+            raise UserError(
+                f"{where}: {name}={str(value)[:60]} must be a whole number from {lowest} to {most:,}"
+            )
+
+
+def _check_settings(source: NamedSource, where: str, *, trusted: bool) -> None:
+    registry.check_model_name(source.name)
+    own = registry.settings_of(source.name)
+    known = TIMM_SETTINGS if own is None else frozenset(own)
+    for name in source.settings:
+        if name in REFUSED:
+            raise UserError(f"{where} gives {source.name!r} the setting {name!r}, which no file may set")
+        if name not in known and not trusted:
+            near = near_names(name, known)
+            raise UserError(
+                f"{where} gives {source.name!r} the unknown setting {name[:80]!r}"
+                + (f" (near: {', '.join(near)})" if near else "")
+                + "; if the file is yours, load it with trust_source=True (--trust-source)"
+            )
+
+
+def _check_factory(source: FactorySource, where: str, folder: Path | None) -> None:
+    name, _, function = source.factory.partition(":")
+    why = _why_not_module(name, folder)
+    if why is None:
+        why = _why_not_callable(source.factory, name, function)
+    if why is not None:
+        raise UserError(
+            f"{where} says that its network is built by {source.factory!r}, which is not run on the word of "
+            f"a file: {why}. If you know it, load the weights with model={source.factory!r} (--model), hand "
+            "over the module itself (model=MODULE), or give trust_source=True (--trust-source)"
+        )
+
+
+def _why_not_module(name: str, folder: Path | None) -> str | None:
+    """Why a module may not be imported; nothing is imported to find out."""
+    parts = name.split(".")
+    top = parts[0]
+    if any(p.startswith("_") for p in parts):
+        return f"{name!r} is private"
+    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
+        return f"{top!r} belongs to Python's standard library"
+    if top == "torchvision":
+        return None if parts[1:2] == ["models"] else "of torchvision, only torchvision.models builds networks"
+    if top == "globalcnn":
+        return (
+            None
+            if parts[1:2] == ["models"]
+            else "of globalcnn, only the classes of globalcnn.models are built"
+        )
+    if top in FOREIGN:
+        return f"{top!r} is a library that this one depends on, and not a place of networks of yours"
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return f"there is no package {top!r} here"
+    if not spec.origin or not spec.has_location:
+        return f"{top!r} is no ordinary package"
+    origin = Path(os.path.realpath(spec.origin))
+    if folder is not None and origin.is_relative_to(os.path.realpath(folder)):
+        return f"{top!r} lies in the folder of the weights"
+    if not any(origin.is_relative_to(place) for place in _installed_places(top)):
+        return f"{top!r} is not an installed package (it would be imported from {str(origin.parent)!r})"
+    return None
+
+
+def _installed_places(top: str) -> list[Path]:
+    """Folders of installed packages, and the projects installed in editable mode that provide `top`."""
+    found = {*site.getsitepackages(), site.getusersitepackages()}
+    found |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    places = [Path(os.path.realpath(p)) for p in found]
+    for distribution in metadata.distributions():
+        text = distribution.read_text("direct_url.json")
+        if not text or '"editable"' not in text:
+            continue
+        told = json.loads(text)
+        listed = (distribution.read_text("top_level.txt") or "").split()
+        if told.get("dir_info", {}).get("editable") and (top in listed or top == distribution.name):
+            places.append(Path(os.path.realpath(unquote(urlparse(told["url"]).path))))
+    return places
+
+
+def _why_not_callable(factory: str, module: str, function: str) -> str | None:
+    """Why what the name means is not plainly a builder of networks; its module is imported."""
+    found = importable(factory)
+    defined = getattr(found, "__module__", None) or ""
+    if defined != module and not defined.startswith(f"{module}."):
+        return f"{function!r} is not defined in {module!r} but in {defined!r}"
+    if isinstance(found, type):
+        return None if issubclass(found, nn.Module) else f"{function!r} is no class of modules"
+    if module.split(".")[0] == "globalcnn":
+        return "of globalcnn, only the classes of globalcnn.models are built"
+    if not inspect.isfunction(found):
+        return f"{function!r} is neither a function nor a class of modules"
+    try:
+        told = typing.get_type_hints(found).get("return")
+    except Exception:  # an annotation that cannot be evaluated says nothing
+        told = None
+    if isinstance(told, type) and issubclass(told, nn.Module):
+        return None
+    return f"the function {function!r} is not annotated to return a torch.nn.Module (`-> nn.Module`)"

@@ -1,0 +1,88 @@
+"""`create_model`: a network by its name, with fresh weights or those of a file."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..errors import UserTypeError
+from .registry import build_named, check_model_name, stamped
+from .state_dicts import load_into
+from .weights import read_weights, settings_on_card
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    pretrained: bool | str | PathLike[str] = False,
+    features_only: bool = False,
+    **settings: Any,
+) -> nn.Module:
+    """Build a model by name: one of this library or any of timm's.
+
+    num_classes: size of the output, 0 for features; default that of the published dataset.
+    in_chans: channels of the input image; default that of the published dataset.
+    pretrained: a weights file or run folder, whose numbers and settings are then the defaults (another number
+        of classes gets a new head, with a warning); True: published weights where there are some.
+    features_only: return a module that gives a list of feature maps (timm's wrapper).
+    settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
+
+    Raises `UserError` for an unknown name (with near ones) or a setting that the model does not take.
+
+    >>> create_model("resnet_global_cifar", num_classes=100).num_classes
+    100
+    """
+    if features_only:
+        settings["features_only"] = True
+    if isinstance(pretrained, (str, PathLike)):
+        return _from_file(name, Path(pretrained), num_classes, in_chans, settings)
+    if settings.get("checkpoint_path"):
+        return _from_file(name, Path(settings.pop("checkpoint_path")), num_classes, in_chans, settings)
+    if not isinstance(pretrained, bool):
+        raise UserTypeError(f"pretrained={pretrained!r} must be a weights file, a run folder, True or False")
+    if pretrained:
+        settings["pretrained"] = True
+    return build_named(name, settings, num_classes=num_classes, in_chans=in_chans)
+
+
+def _from_file(
+    name: str, path: Path, num_classes: int | None, in_chans: int | None, settings: dict[str, Any]
+) -> nn.Module:
+    check_model_name(name)
+    weights, card = read_weights(path)
+    if card is not None:
+        settings = {**settings_on_card(card, name, repr(str(path))), **settings}
+        num_classes = card.num_classes if num_classes is None else num_classes
+        in_chans = card.in_chans if in_chans is None else in_chans
+    if settings.get("features_only"):
+        return _features(name, weights, num_classes, in_chans, settings)
+    model = build_named(name, settings, num_classes=num_classes, in_chans=in_chans)
+    load_into(model, weights, path, adapt=True)
+    return model
+
+
+def _features(
+    name: str, weights: Any, num_classes: int | None, in_chans: int | None, settings: dict[str, Any]
+) -> nn.Module:
+    """timm wraps the network after it has loaded its weights."""
+    whole = build_named(
+        name,
+        {k: v for k, v in settings.items() if k not in ("features_only", "out_indices")},
+        num_classes=num_classes,
+        in_chans=in_chans,
+    )
+    load_into(whole, weights, name, adapt=True)
+    overlay: dict[str, Any] = {"state_dict": whole.state_dict()}
+    chosen: dict[str, Any] = {}
+    if in_chans is not None:
+        chosen["in_chans"] = in_chans
+        overlay["input_size"] = (in_chans, *whole.pretrained_cfg["input_size"][1:])
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **{**settings, **chosen})
+    model.pretrained_cfg.pop("state_dict", None)
+    return stamped(model, name, settings)

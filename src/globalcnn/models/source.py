@@ -1,0 +1,265 @@
+"""How a network is built, as data: what a run folder and a weights file keep in place of code.
+
+- `NamedSource`: a registered name, of this library or of timm, with settings.
+- `FactorySource`: a function or class that can be imported, "package.module:function", with arguments.
+- `FileSource`: a function in a file of the user's, "my_net.py:build". The path is kept for information:
+  weights never run the file, the user names it again.
+- `ModuleSource`: a module that was handed over ready-made; it cannot be built anew.
+
+In JSON each is an object with its `kind`. `consent.py` says which of them may be built on the word of a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from torch import nn
+
+from ..errors import UserError, UserTypeError
+from . import registry
+from .factories import call_factory, function_in_file, importable
+from .values import check_nesting, from_json, to_json
+
+STAMP: Final = registry.STAMP
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a network is built. `label` is its name in messages and tables."""
+
+    kind: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """One line that names it."""
+        raise NotImplementedError
+
+    def build(self, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        """The network with fresh weights; None leaves a number to the network's own default."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """The source as an object of JSON; `source_from_json` reads it."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_entries(cls, entries: dict[str, Any], *, bounded: bool) -> Source:
+        """The source that the entries besides `kind` describe; raises `UserError`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NamedSource(Source):
+    """A network by its name, here or in timm, with further arguments of its constructor.
+
+    >>> NamedSource("resnet_global_cifar", {"drop_rate": 0.1}).build(num_classes=100).num_classes
+    100
+    """
+
+    kind: ClassVar[str] = "name"
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def build(self, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        return registry.build_named(self.name, self.settings, num_classes=num_classes, in_chans=in_chans)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name, "settings": to_json(dict(self.settings), "settings")}
+
+    @classmethod
+    def from_entries(cls, entries: dict[str, Any], *, bounded: bool) -> NamedSource:
+        _expect(entries, cls.kind, {"name": str, "settings": dict})
+        return cls(entries["name"], from_json(entries["settings"], "settings", bounded=bounded))
+
+
+@dataclass(frozen=True)
+class FactorySource(Source):
+    """A function (or a class of modules) that can be imported: "package.module:function", with arguments.
+
+    It is given num_classes and in_chans only if its signature takes them.
+
+    >>> FactorySource("torchvision.models:resnet18").build(num_classes=7).fc.out_features
+    7
+    """
+
+    kind: ClassVar[str] = "factory"
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, _, function = self.factory.partition(":")
+        if not _DOTTED.fullmatch(module) or not function.isidentifier():
+            raise UserError(f"factory={self.factory!r} must be of the form 'package.module:function'")
+
+    @property
+    def label(self) -> str:
+        return self.factory
+
+    def build(self, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        made = call_factory(
+            importable(self.factory), self.factory, self.arguments, num_classes=num_classes, in_chans=in_chans
+        )
+        return _stamped(made, self)
+
+    def to_json(self) -> dict[str, Any]:
+        arguments = to_json(dict(self.arguments), "arguments")
+        return {"kind": self.kind, "factory": self.factory, "arguments": arguments}
+
+    @classmethod
+    def from_entries(cls, entries: dict[str, Any], *, bounded: bool) -> FactorySource:
+        _expect(entries, cls.kind, {"factory": str, "arguments": dict})
+        return cls(entries["factory"], from_json(entries["arguments"], "arguments", bounded=bounded))
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """A function in a Python file of the user's. Building runs the file: only for a file that the user names.
+
+    path: absolute, or relative to the current folder; function: defined in it.
+    """
+
+    kind: ClassVar[str] = "file"
+    path: str
+    function: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{Path(self.path).name}:{self.function}"
+
+    def build(self, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        with function_in_file(Path(self.path), self.function) as function:
+            made = call_factory(
+                function, self.label, self.arguments, num_classes=num_classes, in_chans=in_chans
+            )
+        return _stamped(made, self)
+
+    def to_json(self) -> dict[str, Any]:
+        arguments = to_json(dict(self.arguments), "arguments")
+        return {"kind": self.kind, "path": self.path, "function": self.function, "arguments": arguments}
+
+    @classmethod
+    def from_entries(cls, entries: dict[str, Any], *, bounded: bool) -> FileSource:
+        _expect(entries, cls.kind, {"path": str, "function": str, "arguments": dict})
+        arguments = from_json(entries["arguments"], "arguments", bounded=bounded)
+        return cls(entries["path"], entries["function"], arguments)
+
+
+@dataclass(frozen=True)
+class ModuleSource(Source):
+    """A module of the class `name` that was handed over ready-made: it cannot be built anew."""
+
+    kind: ClassVar[str] = "module"
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def build(self, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
+        raise UserError(
+            f"a module of the class {self.name} was handed over ready-made, so nothing says how it is built: "
+            "hand the module over again (model=), or name what builds it ('package.module:function', "
+            "'my_net.py:build')"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name}
+
+    @classmethod
+    def from_entries(cls, entries: dict[str, Any], *, bounded: bool) -> ModuleSource:
+        _expect(entries, cls.kind, {"name": str})
+        return cls(entries["name"])
+
+
+KINDS: Final[dict[str, type[Source]]] = {
+    c.kind: c for c in (NamedSource, FactorySource, FileSource, ModuleSource)
+}
+
+
+def source_from_json(value: Any, *, bounded: bool = True) -> Source:
+    """The source that a `to_json` wrote. Nothing is imported, built or run.
+
+    bounded: whether settings and arguments must be of moderate size. Raises `UserError` for anything that is
+    not such a source: types, nesting, sizes, unknown kinds and entries.
+
+    >>> source_from_json({"kind": "name", "name": "resnet18", "settings": {}})
+    NamedSource(name='resnet18', settings={})
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"a source is an object with a 'kind', not a {type(value).__name__}")
+    check_nesting(value, "the source")
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"unknown kind of source {str(kind)[:60]!r}; known are {', '.join(KINDS)}")
+    return KINDS[kind].from_entries({k: v for k, v in value.items() if k != "kind"}, bounded=bounded)
+
+
+def parse_source(text: str, *, settings: Mapping[str, Any] | None = None) -> Source:
+    """The source that a word on the command line means, with settings (arguments) for it.
+
+    A name here or in timm, "package.module:function", or "my_net.py:build". Whether names exist is checked;
+    nothing is imported or run.
+
+    >>> parse_source("my_package.nets:build")
+    FactorySource(factory='my_package.nets:build', arguments={})
+    """
+    if not isinstance(text, str):
+        raise UserTypeError(f"model={text!r} must be a name, 'package.module:function' or 'my_net.py:build'")
+    settings = dict(settings or {})
+    path, colon, function = text.rpartition(":")
+    if colon and path.endswith(".py"):
+        if not function.isidentifier():
+            raise UserError(f"{text!r}: {function!r} is not the name of a function; write my_net.py:build")
+        if not Path(path).is_file():
+            raise UserError(f"{text!r}: there is no file {path!r}")
+        return FileSource(str(Path(path).absolute()), function, settings)
+    if text.endswith(".py"):
+        raise UserError(f"{text!r} names a file but no function in it; write {text}:build")
+    if colon and not text.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return FactorySource(text, settings)
+    registry.check_model_name(text)
+    return NamedSource(text, settings)
+
+
+def source_of(model: nn.Module) -> Source:
+    """How `model` was built, if this library built it; else a `ModuleSource`.
+
+    >>> source_of(registry.build_named("resnet_global_cifar", {"drop_rate": 0.2})).settings
+    {'drop_rate': 0.2}
+    """
+    stamp = getattr(model, STAMP, None)
+    if isinstance(stamp, registry.BuiltByName):
+        return NamedSource(stamp.name, stamp.settings)
+    return stamp if isinstance(stamp, Source) else ModuleSource(type(model).__qualname__)
+
+
+def _stamped(model: nn.Module, source: Source) -> nn.Module:
+    setattr(model, STAMP, source)
+    return model
+
+
+def _expect(entries: dict[str, Any], kind: str, types: dict[str, type]) -> None:
+    """The entries are these and of these types; an object that is left out is empty."""
+    for name, wanted in types.items():
+        if wanted is dict:
+            entries.setdefault(name, {})
+        if name not in entries:
+            raise UserError(f"a source of the kind {kind!r} lacks {name!r}")
+        if not isinstance(entries[name], wanted) or (wanted is str and not 0 < len(entries[name]) <= 4096):
+            noun = "a string" if wanted is str else "an object"
+            raise UserError(
+                f"a source of the kind {kind!r}: {name} must be {noun}, not {str(entries[name])[:60]!r}"
+            )
+    more = sorted(set(entries) - set(types))
+    if more:
+        raise UserError(f"a source of the kind {kind!r} has the unknown entries {str(more)[:200]}")

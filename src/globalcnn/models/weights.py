@@ -1,0 +1,485 @@
+"""Weights in files: safetensors with a card that says how the network is built and how to feed it.
+
+A file is checked over all of its bytes before it is believed, and nothing in it is run. The card's source is
+built by itself only within the limits of `consent.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ..errors import UserError, UserTypeError
+from ..files import written_aside
+from .consent import check_numbers, require_safe
+from .factories import call_factory, own_in_chans, own_num_classes
+from .source import NamedSource, Source, parse_source, source_from_json, source_of
+from .state_dicts import StateDict, fitted, load_into, state_dict_in
+from .values import MOST_LETTERS, MOST_WHOLE, from_json, parse, to_json
+
+FORMAT: Final = "globalcnn-weights-2"
+FORMER: Final = "globalcnn-weights-1"
+BEST, LAST = "best.safetensors", "last.safetensors"  # in a run folder
+IN_FOLDER: Final = (BEST, LAST, "model.safetensors", "pytorch_model.bin")  # the last two as timm writes them
+
+Model = str | Source | nn.Module | Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says of itself: enough to build the network and to feed it.
+
+    source: how it is built; num_classes, in_chans, image_size (H, W): what it was trained for; classes: their
+    names in the order of the outputs; mean, std: with which training normalised the images, one number per
+    channel; about: anything else, plain JSON.
+    """
+
+    source: Source
+    num_classes: int
+    in_chans: int
+    image_size: tuple[int, int]
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name of the network in messages and tables."""
+        return self.source.label
+
+    def build(self) -> nn.Module:
+        """The network, with fresh weights."""
+        return self.source.build(num_classes=self.num_classes, in_chans=self.in_chans)
+
+    def misfits(self, num_classes: int, in_chans: int) -> list[str]:
+        """In words, where this does not fit data of `num_classes` and `in_chans`."""
+        words = []
+        if self.num_classes != num_classes:
+            words.append(f"it has {self.num_classes} classes and the data {num_classes}")
+        if self.in_chans != in_chans:
+            words.append(f"it reads {self.in_chans} channels and the data has {in_chans}")
+        return words
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as an object of JSON."""
+        return {
+            "source": self.source.to_json(),
+            "num_classes": self.num_classes,
+            "in_chans": self.in_chans,
+            "image_size": list(self.image_size),
+            "classes": list(self.classes),
+            "mean": [float(m) for m in self.mean],
+            "std": [float(s) for s in self.std],
+            "about": to_json(dict(self.about), "about"),
+        }
+
+
+def make_card(
+    model: nn.Module,
+    *,
+    image_size: tuple[int, int],
+    source: Source | None = None,
+    in_chans: int | None = None,
+    classes: tuple[str, ...] = (),
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    about: Mapping[str, Any] | None = None,
+) -> Card:
+    """The card of a network; what is not given is read off it.
+
+    >>> from globalcnn import create_model
+    >>> card = make_card(create_model("digits_global"), image_size=(28, 28))
+    >>> card.label, card.num_classes, card.in_chans
+    ('digits_global', 10, 1)
+    """
+    channels = own_in_chans(model) if in_chans is None else in_chans
+    if channels is None:
+        raise UserError(f"{type(model).__name__} does not tell how many channels it reads: give in_chans=")
+    return Card(
+        source=source_of(model) if source is None else source,
+        num_classes=own_num_classes(model, channels, image_size),
+        in_chans=channels,
+        image_size=image_size,
+        classes=classes,
+        mean=mean,
+        std=std,
+        about=about or {},
+    )
+
+
+def save_weights(path: str | Path, weights: Mapping[str, Tensor], card: Card) -> None:
+    """Write weights and card to a safetensors file, atomically, with a checksum over both."""
+    tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in weights.items()}
+    text = json.dumps(card.to_json())
+    _card_of(json.loads(text), f"the card for {str(path)!r}")  # what could not be read is not written
+    metadata = {"format": FORMAT, "card": text, "checksum": checksum(tensors, text)}
+    content = save_tensors(tensors, metadata)
+    with written_aside(path) as part:
+        part.write_bytes(content)
+
+
+def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """sha256 over names, dtypes, shapes and bytes of all tensors in the order of their names, and `text`."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"\n{name}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def read_weights(
+    path: str | Path, *, allow_nonfinite: bool = False, ema: bool | None = None
+) -> tuple[StateDict, Card | None]:
+    """The weights in a file, and its card: None if another program wrote it.
+
+    A safetensors file, or a file of `torch.save` with a state dict, also under "state_dict", "model" or as a
+    moving average (see `state_dicts`). ema: of both, the average. Raises `UserError` for a file that is
+    missing, truncated, damaged, of another format, holds code, or has weights that are not finite numbers
+    unless `allow_nonfinite`.
+    """
+    path = find_weights(path)
+    where = repr(str(path))
+    if _is_pickle(path):
+        weights, card = state_dict_in(load_without_code(path), where, ema=ema), None
+    else:
+        weights, card = _read_safetensors(path, where)
+        if ema is not None and card is not None and ema:
+            raise UserError(f"{where} holds plain weights, no moving average")
+    if not allow_nonfinite:
+        _check_finite(weights, where)
+    return weights, card
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of a weights file or run folder. Only the header is read, so the checksum is not checked."""
+    path = find_weights(path)
+    where = repr(str(path))
+    with _opened(path, where) as opened:
+        metadata = opened.metadata() or {}
+    card = _card(metadata, where)
+    if card is None:
+        raise UserError(f"{where} has no card: it does not say which network it holds")
+    return card
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weights that `path` means: a file itself; of a run folder, its best weights, else its last."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            for name in IN_FOLDER:
+                if (path / name).is_file():
+                    return path / name
+            raise UserError(f"the folder {str(path)!r} holds no {BEST} and no {LAST}")
+        if path.is_file():
+            with path.open("rb"):
+                return path
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)[:200]!r}: {error.strerror or error}") from error
+    except ValueError as error:  # a null character
+        raise UserError(f"cannot read {str(path)[:200]!r}: {error}") from error
+    raise UserError(f"there is no checkpoint {str(path)[:200]!r}")
+
+
+def load(path: str | Path, *, model: Model | None = None, trust_source: bool = False) -> nn.Module:
+    """The network in a weights file or run folder, in eval mode.
+
+    model: what builds it, where the file does not say or is not to be believed: a module (loaded into and
+        returned), a function that builds one, a name, "package.module:function" or "my_net.py:build".
+    trust_source: build also what a stranger's file may not name, such as a function of any module.
+
+    Raises `UserError` for a file that is damaged, does not fit, or names what is not built without consent.
+
+    >>> import tempfile, globalcnn
+    >>> net = globalcnn.create_model("digits_global").eval()
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     save_weights(f"{d}/w.safetensors", net.state_dict(), make_card(net, image_size=(28, 28)))
+    ...     again = globalcnn.load(f"{d}/w.safetensors")
+    >>> x = torch.randn(2, 1, 28, 28)
+    >>> torch.equal(again(x), net(x))
+    True
+    """
+    return load_with_card(path, model=model, trust_source=trust_source)[0]
+
+
+def load_with_card(
+    path: str | Path,
+    *,
+    model: Model | None = None,
+    trust_source: bool = False,
+    allow_nonfinite: bool = False,
+    ema: bool | None = None,
+) -> tuple[nn.Module, Card]:
+    """As `load`, with the card. A file without one needs `model`; its card is then read off the network.
+
+    allow_nonfinite: load weights that are NaN or infinite too; ema: see `read_weights`.
+    """
+    file = find_weights(path)
+    where = repr(str(file))
+    weights, card = read_weights(file, allow_nonfinite=allow_nonfinite, ema=ema)
+    if isinstance(model, nn.Module):
+        network = model
+    elif model is not None:
+        network = _build_as_asked(model, card, where)
+    elif card is None:
+        raise UserError(
+            f"{where} does not say which model it holds (it was not written by this library): give model="
+        )
+    else:
+        require_safe(card.source, where, folder=file.parent, trusted=trust_source)
+        network = build_bounded(card, weights, where)
+    load_into(network, weights, where, ema=ema)
+    if card is None:
+        config = getattr(network, "pretrained_cfg", None) or {}
+        size = tuple(config.get("input_size", (3, 224, 224))[1:])
+        card = make_card(network, image_size=size, mean=config.get("mean", ()), std=config.get("std", ()))
+    return network.eval(), card
+
+
+def _build_as_asked(model: Model, card: Card | None, where: str) -> nn.Module:
+    """The network that the user names, with the numbers and settings of the card where there is one."""
+    numbers = {} if card is None else {"num_classes": card.num_classes, "in_chans": card.in_chans}
+    if not isinstance(model, (str, Source)):
+        if not callable(model):
+            raise UserTypeError(f"model={model!r} must be a module, a function that builds one, or a name")
+        return call_factory(model, getattr(model, "__qualname__", repr(model)), **numbers)
+    source = parse_source(model) if isinstance(model, str) else model
+    if card is None or isinstance(model, Source):
+        return source.build(**numbers)
+    told = card.source
+    if isinstance(source, NamedSource):
+        return NamedSource(source.name, settings_on_card(card, source.name, where)).build(**numbers)
+    arguments = getattr(told, "arguments", None) if told.label == source.label else None
+    if arguments:
+        require_safe(told if told.kind == "factory" else source, where, trusted=True)
+        source = parse_source(model, settings=arguments) if isinstance(model, str) else source
+    return source.build(**numbers)
+
+
+def build_bounded(card: Card, weights: Mapping[str, Tensor], where: str) -> nn.Module:
+    """The network of a card, as long as it stays within a few times the size of its weights.
+
+    What goes wrong inside a constructor (settings of the wrong kind) is a `UserError` too.
+    """
+    check_numbers(card.num_classes, card.in_chans, where)
+    with _Budget(weights, where):
+        if getattr(card.source, "settings", None) or card.num_classes * card.in_chans > 10_000:
+            try:
+                with torch.device("meta"):  # first without memory
+                    card.build()
+            except NotImplementedError:
+                pass  # a constructor that looks at values cannot run without them; it is counted below
+            except Exception as error:
+                raise _not_built(card, where, error) from error
+        try:
+            return card.build()
+        except Exception as error:
+            raise _not_built(card, where, error) from error
+
+
+def _not_built(card: Card, where: str, error: Exception) -> UserError:
+    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {str(error)[:200]}"
+    return UserError(
+        f"the network that the card in {where} describes, {card.label!r}, cannot be built: {words}"
+    )
+
+
+class _Budget:
+    """While it is entered, modules may register only so many parameters; else `UserError`."""
+
+    def __init__(self, weights: Mapping[str, Tensor], where: str) -> None:
+        self.where = where
+        # heads that are replaced, and the same network built twice
+        self.numbers = 8 * sum(v.numel() for v in weights.values()) + 10**7
+        self.tensors = 8 * len(weights) + 1000
+
+    def __enter__(self) -> None:
+        register = nn.modules.module.register_module_parameter_registration_hook
+        self.handle = register(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    def _count(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        self.tensors -= 1
+        self.numbers -= 0 if parameter is None else parameter.numel()
+        if self.tensors < 0 or self.numbers < 0:
+            raise UserError(
+                f"{self.where}: the network that its card describes is many times larger than its weights, "
+                "so it is not built"
+            )
+
+
+def weights_for_timm(name: str, path: str | Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """(entries of timm's pretrained_cfg that load a file into the network called `name`, its settings)."""
+    where = repr(str(path))
+    weights, card = read_weights(path)
+    if card is None:
+        own = NamedSource(name).build().state_dict()
+        return {"state_dict": fitted(weights, own, where)}, {}
+    settings = settings_on_card(card, name, where)
+    entries = {
+        "state_dict": weights,
+        "num_classes": card.num_classes,
+        "input_size": (card.in_chans, *card.image_size),
+    }
+    return entries, settings
+
+
+def settings_on_card(card: Card, name: str, where: str) -> Mapping[str, Any]:
+    """The settings of the network called `name` on a card; a `UserError` if it is a card of another one."""
+    told = card.source
+    if not isinstance(told, NamedSource) or told.name != name:
+        raise UserError(f"{where} holds weights of {told.label!r}, not of {name!r}")
+    require_safe(told, where)
+    check_numbers(card.num_classes, card.in_chans, where)
+    return told.settings
+
+
+def _read_safetensors(path: Path, where: str) -> tuple[StateDict, Card | None]:
+    with _opened(path, where) as opened:
+        metadata = opened.metadata() or {}
+        try:
+            weights = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+            raise UserError(_not_safetensors(where, error)) from error
+    card = _card(metadata, where)
+    sealed = card is not None and metadata["format"] == FORMAT
+    if sealed and metadata.get("checksum") != checksum(weights, metadata["card"]):
+        raise UserError(f"{where} is damaged: its content is not what was written (the checksum differs)")
+    return weights, card
+
+
+def _opened(path: Path, where: str) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        raise UserError(_not_safetensors(where, error)) from error
+
+
+def _not_safetensors(where: str, error: BaseException) -> str:
+    return (
+        f"{where} is not a whole safetensors file (truncated, damaged or of another format): "
+        f"{str(error)[:200]}"
+    )
+
+
+def _card(metadata: Mapping[str, str], where: str) -> Card | None:
+    """The card in a file's metadata; None in a file of another program."""
+    told = metadata.get("format")
+    if told == FORMER:
+        return _former_card(metadata, where)
+    if told == FORMAT:
+        values = parse(metadata.get("card", ""), f"the card in {where}")
+        return _card_of(values, f"the card in {where}")
+    if (told or "").startswith("globalcnn") or {"card", "checksum", "description"} & set(metadata):
+        raise UserError(f"{where} is damaged, or of a newer version of globalcnn (format {str(told)[:60]!r})")
+    return None
+
+
+def _former_card(metadata: Mapping[str, str], where: str) -> Card:
+    """The card of a file of globalcnn 0.1's first format, which knew named networks alone."""
+    where = f"the description in {where}"
+    values = parse(metadata.get("description", ""), where)
+    source = {"kind": "name", "name": values.pop("model", None), "settings": values.pop("settings", {})}
+    return _card_of({**values, "source": source}, where)
+
+
+def _card_of(values: dict[str, Any], where: str) -> Card:
+    """The card that the entries describe, all of them checked."""
+    known = {"source", "num_classes", "in_chans", "image_size", "classes", "mean", "std", "about"}
+    more, missing = set(values) - known, {"source", "num_classes", "in_chans", "image_size"} - set(values)
+    if more or missing:
+        words = (
+            f"lacks {sorted(missing)}" if missing else f"has the unknown entries {str(sorted(more))[:200]}"
+        )
+        raise UserError(f"{where} is damaged: it {words}")
+    try:
+        source = source_from_json(values["source"])
+        about = values.get("about", {})
+        if not isinstance(about, dict):
+            raise UserError(f"about must be an object, not a {type(about).__name__}")
+        check_numbers(values["num_classes"], values["in_chans"], "numbers")
+        return Card(
+            source=source,
+            num_classes=values["num_classes"],
+            in_chans=values["in_chans"],
+            image_size=_pixels(values["image_size"]),
+            classes=_strings(values.get("classes", [])),
+            mean=_reals("mean", values.get("mean", []), values["in_chans"]),
+            std=_reals("std", values.get("std", []), values["in_chans"]),
+            about=from_json(about, "about", bounded=False),
+        )
+    except UserError as error:
+        raise UserError(f"{where} is damaged or not acceptable: {error}") from error
+
+
+def _pixels(value: Any) -> tuple[int, int]:
+    whole = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
+    if not whole or not all(1 <= v <= 4 * MOST_WHOLE for v in value):
+        raise UserError(f"image_size must be two whole numbers of pixels, not {str(value)[:60]}")
+    return value[0], value[1]
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) and len(v) <= MOST_LETTERS for v in value):
+        raise UserError(f"classes must be a list of names, not {str(value)[:60]}")
+    return tuple(value)
+
+
+def _reals(name: str, value: Any, channels: int) -> tuple[float, ...]:
+    fine = isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    if not fine or len(value) not in (0, channels) or (name == "std" and not all(v > 0 for v in value)):
+        raise UserError(f"{name} must be one finite number per channel ({channels}), not {str(value)[:60]}")
+    return tuple(float(v) for v in value)
+
+
+def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    wrong = [k for k, v in weights.items() if v.is_floating_point() and not v.float().isfinite().all()]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(
+            f"{where} holds weights that are not finite numbers (NaN or infinity), in {', '.join(wrong[:5])}"
+            f"{more}: a training that diverged; allow_nonfinite=True of load_with_card reads them anyway"
+        )
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as opened:
+        start = opened.read(24)
+    if start == b"globalcnn-training-state":
+        raise UserError(f"{str(path)!r} is a training state of globalcnn, not a file of weights")
+    # safetensors begin with the length of a header in 8 bytes, then "{"
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{")
+
+
+def load_without_code(path: str | os.PathLike[str] | Any) -> Any:
+    """What `torch.save` wrote to a file (or a file object), as long as it is plain data; nothing is run."""
+    name = repr(str(path)) if isinstance(path, (str, os.PathLike)) else "the file"
+    try:
+        if not isinstance(path, (str, os.PathLike)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as opened:  # by a name torch.load would choose a reader by the suffix
+            return torch.load(opened, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{name} is a pickle file that holds more than tensors and plain values (code, or objects of "
+            "other programs), so it is not loaded"
+        ) from error
+    except Exception as error:  # a damaged pickle ends in almost any of them
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{name} is missing, damaged or not such a file: {first[:200]}") from error
