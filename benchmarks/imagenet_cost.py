@@ -91,12 +91,12 @@ def cost(measured: dict[str, Any], gpu: dict[str, Any] | None = None) -> dict[st
 
 def _counts(name: str) -> dict[str, int]:
     c = count(create_model(name), (3, SIDE, SIDE))
-    return {"params": c.params, "macs": c.macs, "macs_paper": c.macs_paper, "macs_total": c.macs_total}
+    return {"params": c.params, "macs": c.macs}
 
 
 def _flops(counts: dict[str, int]) -> float:
     """Floating-point operations of forward and backward for one image."""
-    return ASSUMED["forward_and_backward"] * ASSUMED["flops_per_multiply_add"] * counts["macs_total"]
+    return ASSUMED["forward_and_backward"] * ASSUMED["flops_per_multiply_add"] * counts["macs"]
 
 
 def _run(

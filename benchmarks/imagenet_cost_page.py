@@ -56,7 +56,7 @@ def speeds(content: dict[str, Any]) -> str:
         rows.append(
             (
                 run["model"],
-                f"{content['counts'][run['model']]['macs_total']:,}",
+                f"{content['counts'][run['model']]['macs']:,}",
                 f"{number(middle)} ({number(low)} to {number(high)})",
                 number(s["images_per_second"]),
                 number(run["flops_per_second_on_the_measured_cpu"] / 1e9),

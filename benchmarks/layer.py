@@ -92,7 +92,7 @@ def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:
     """What the layer cannot be faster than, as forms that do not compete."""
     counts = count(layer, x.shape[1:])
     side = 512
-    rows = max(1, round(len(x) * (counts.macs + counts.macs_pde) / side**2))
+    rows = max(1, round(len(x) * counts.macs / side**2))
 
     def copying() -> Run:
         to = torch.empty_like(x)

@@ -159,7 +159,7 @@ def one(
     layer = GlobalLayer(shape[1], PDE(steps=steps)).eval()
     x = torch.randn(shape).contiguous(memory_format=memory)
     counts = count(layer, shape[1:])
-    product = max(1, round(shape[0] * (counts.macs + counts.macs_pde) / 512**2))
+    product = max(1, round(shape[0] * counts.macs / 512**2))
     left, right, to = torch.randn(product, 512), torch.randn(512, 512), torch.empty(product, 512)
     vectors = x.numel() / lanes
     phases, whole, arithmetic = [], [], []

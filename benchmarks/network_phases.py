@@ -131,12 +131,12 @@ def worker(network: str, batch: int) -> None:
         if telling:
             return
         layers = sum(median(operator(layer, given)) for layer, given in inputs)
-        rows = max(1, round(batch * counts.macs_total / 512**2))
+        rows = max(1, round(batch * counts.macs / 512**2))
         left, right, to = torch.randn(rows, 512), torch.randn(512, 512), torch.empty(rows, 512)
         arithmetic = median(lambda: torch.mm(left, right, out=to))
         traced = median(traced_for(prepared(model, form)[0], x))
     facts = {"call": call, "layers": layers, "arithmetic": arithmetic, "traced": traced}
-    print(json.dumps({**facts, "macs": counts.macs_total}))
+    print(json.dumps({**facts, "macs": counts.macs}))
 
 
 def traced_for(module: Any, x: Any) -> Callable[[], Any]:

@@ -101,7 +101,7 @@ def _cell(
         size = input_size(network, model, image)
         x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
         counts = count(model, size)
-        facts[f"{key}_macs"], facts[f"{key}_params"] = counts.macs_total, counts.params
+        facts[f"{key}_macs"], facts[f"{key}_params"] = counts.macs, counts.params
         with torch.inference_mode():
             model(x[:1])
         solves = [m.evaluations for m in model.modules() if isinstance(m, SolveBlock)]

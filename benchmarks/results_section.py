@@ -90,7 +90,7 @@ def demo() -> str:
         f"**The demo** on 5,000 digits (4,000 to train), seed {content['seed']}, took {content['seconds']:.0f} s. "
         f"{hardware(content['environment'])}; results/demo/.",
         "",
-        "| network | epochs | test accuracy, % | parameters | multiply-adds with the solve | ms at batch 1 | at batch 64 |",
+        "| network | epochs | test accuracy, % | parameters | multiply-adds | ms at batch 1 | at batch 64 |",
         "|---|---|---|---|---|---|---|",
     ]
     for epochs, group in zip(content["epochs"], ("backbones", "networks"), strict=True):
@@ -98,7 +98,7 @@ def demo() -> str:
             one, many = (1e3 * r["latency"][b]["median"] for b in ("1", "64"))
             lines.append(
                 f"| {r['model']} | {epochs} | {100 * r['accuracy_mean']:.1f} | {r['params']:,} "
-                f"| {r['macs_total']:,} | {one:.2f} | {many:.1f} |"
+                f"| {r['macs']:,} | {one:.2f} | {many:.1f} |"
             )
     return "\n".join(lines)
 

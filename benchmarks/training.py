@@ -46,7 +46,7 @@ def _cell(name: str, pair: tuple[str, str], batch: int, settings: Settings) -> C
     sides, macs = [], []
     for network in pair:
         model = seeded(network).train()
-        macs.append(count(model, (3, 32, 32)).macs_total)
+        macs.append(count(model, (3, 32, 32)).macs)
         sides.append((network, _forms(network, model, x, y, settings)))
     facts = {"batch": batch, "ours_macs": macs[0], "theirs_macs": macs[1], "macs_ratio": macs[0] / macs[1]}
     return race(name, sides[0], sides[1], settings, images=batch, facts=facts)

@@ -7,7 +7,6 @@ import timm
 import torch
 
 from globalcnn import create_model
-from globalcnn.measure import count
 from globalcnn.models import list_models, model_info
 from globalcnn.models.darts import DARTS
 from globalcnn.models.densenet import DenseNet
@@ -22,18 +21,6 @@ ROWS = {(row.model, row.num_classes): row for row in published_rows() if row.mod
 
 def test_every_network_is_in_a_table():
     assert {model for model, _ in ROWS} == set(NAMES)
-
-
-@pytest.mark.parametrize(("name", "num_classes"), ROWS)
-def test_counts_are_the_published_ones(name, num_classes):
-    row = ROWS[name, num_classes]
-    counts = count(create_model(name, num_classes=num_classes), row.input)
-    assert row.expected == {
-        "params": counts.params,
-        "macs_conv_fc": counts.macs,
-        "macs_paper_counting": counts.macs_paper,
-        "pde_multiplies": counts.macs_pde,
-    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""What every registered network promises, one test per promise and network: timm's contract and the counts.
+"""What every registered network promises, one test per promise and network: timm's contract.
 
 Images are small, and equilibria are approached by two plain iterations: the solvers have tests of their own.
 A capability that a network does not have is declared in `model_info(name).cannot` with its reason, and only
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -19,12 +18,8 @@ import torch
 from torch import nn
 
 from globalcnn import UserError, create_model, list_models
-from globalcnn.measure import count
 from globalcnn.models import model_info
 from globalcnn.nn.equilibrium import Equilibrium
-from globalcnn.nn.solving import SolveBlock, solve_counts
-from globalcnn.reproduce.rows import published_rows
-from globalcnn.reproduce.table import ROUNDING
 
 NAMES = list_models()
 DEAR = ("neupde_cifar", "mdeq_large_cifar", "wide_resnet_cifar", "wide_resnet_global_cifar")
@@ -249,81 +244,6 @@ def test_compiled_in_one_graph(name):
     net, x = model(name), images(name)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     assert relative_error(compiled(x), net(x)) < 1e-4
-
-
-ROWS = {(r.model, r.num_classes): r for r in published_rows()}
-
-
-def test_rows_of_the_same_network_say_the_same():
-    for row in published_rows():
-        assert row.expected == ROWS[row.model, row.num_classes].expected
-
-
-# how far a reconstruction may be from the printed figures, which say two digits
-RECONSTRUCTED = 0.05
-# rows of equilibrium networks tell multiply-adds to 0.1 million
-TOLD_TO = -5
-
-
-def counted(name, num_classes, input_size):
-    """(network, counts, split of the solve or None); an equilibrium is evaluated just twice."""
-    torch.manual_seed(0)  # how many evaluations an adaptive solver takes depends on the weights
-    net = create_model(name, num_classes=num_classes)
-    for module in net.modules():
-        if isinstance(module, Equilibrium):
-            module.solve = replace(module.solve, max_evaluations=2)
-    counts = count(net, input_size)
-    return net, counts, solve_counts(net, counts.layers)
-
-
-def figures(counts, solve):
-    """The columns of `expected`; a network that solves counts the evaluations that its row stands for."""
-    return {
-        "params": counts.params,
-        "macs_conv_fc": counts.macs if solve is None else solve.macs(),
-        "macs_paper_counting": counts.macs_paper if solve is None else solve.macs_paper(),
-        "pde_multiplies": counts.macs_pde,
-    }
-
-
-@pytest.mark.parametrize(("name", "num_classes"), ROWS)
-def test_counts_are_those_of_the_published_architecture(name, num_classes):
-    row = ROWS[name, num_classes]
-    net, counts, solve = counted(name, num_classes, row.input)
-    found = figures(counts, solve)
-    if row.expected is None:
-        assert row.reconstruction
-        assert found["params"] == pytest.approx(row.published["params"], rel=RECONSTRUCTED)
-        assert found["macs_paper_counting"] == pytest.approx(row.published["macs"], rel=RECONSTRUCTED)
-    elif "macs_per_evaluation" in row.expected:
-        # such a row is that of the default number of classes
-        classes = num_classes - model_info(name).num_classes
-        weights = classes * net.head_hidden_size
-        assert row.expected == {
-            "params": found["params"] - weights - classes,
-            "macs_outside_the_solve": round(solve.outside - weights, TOLD_TO),
-            "macs_per_evaluation": round(solve.per_evaluation, TOLD_TO),
-        }
-        assert found["macs_conv_fc"] == pytest.approx(row.published["macs"], rel=ROUNDING)
-    else:
-        assert found == row.expected
-
-
-def test_a_wrong_count_would_be_seen():
-    row = ROWS["resnet_global_cifar", 10]
-    counts = count(create_model("resnet_global_cifar", num_classes=10, bias=False), row.input)
-    assert counts.params != row.expected["params"]
-
-
-@pytest.mark.parametrize("name", ["neural_ode_mnist", "mdeq_small"])
-def test_a_wrong_number_of_evaluations_would_be_seen(name):
-    row = ROWS[name, model_info(name).num_classes]
-    net, _, solve = counted(name, row.num_classes, row.input)
-    block = next(m for m in net.modules() if isinstance(m, SolveBlock))
-    for off in (-1, 1):
-        macs = solve.macs(block.nominal_evaluations + off)
-        assert macs != row.expected.get("macs_conv_fc")
-        assert macs != pytest.approx(row.published["macs"], rel=ROUNDING)
 
 
 def test_models_are_found_by_pattern_and_family():

@@ -59,7 +59,6 @@ def test_published_counts(name):
     assert (solve.outside, solve.per_evaluation, solve.evaluations) == (outside, per_evaluation, evaluations)
     assert solve.measured == 2
     assert counts.macs == solve.macs(2)
-    assert counts.macs_paper == solve.macs_paper(2)
     assert solve.macs() == outside + evaluations * per_evaluation
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from globalcnn import UserError, create_model
-from globalcnn.measure import count
 from globalcnn.models import model_info
 from globalcnn.models.neupde import NeuPDE, PDEFunction
 from globalcnn.nn.solving import solve_counts
 from globalcnn.reproduce.authors import authors_names
+from globalcnn.reproduce.counting import paper_counts
 from globalcnn.reproduce.rows import published_rows
 
 ROWS = [r for r in published_rows() if r.model.startswith("neupde")]
@@ -19,12 +19,12 @@ ROWS = [r for r in published_rows() if r.model.startswith("neupde")]
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.model}-{r.num_classes}")
 def test_they_fit_the_printed_figures(row):
     model = create_model(row.model, num_classes=row.num_classes)
-    counts = count(model, row.input)
+    counts = paper_counts(model, row.input)
     assert counts.params == pytest.approx(row.published["params"], rel=0.02)
     assert counts.macs_paper == pytest.approx(row.published["macs"], rel=0.02)
-    solve = solve_counts(model, counts.layers)
-    assert counts.macs == solve.macs()
-    assert counts.macs_paper == solve.macs_paper()
+    solve = solve_counts(model, counts.products)
+    assert counts.macs_products == solve.macs()
+    assert counts.macs_paper == solve_counts(model, counts.paper).macs()
     assert solve.evaluations == solve.measured == {"neupde_mnist": 22, "neupde_cifar": 4}[row.model]
     assert model_info(row.model).reconstruction
     assert row.reconstruction

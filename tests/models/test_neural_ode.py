@@ -8,10 +8,10 @@ import torch.nn.functional as F
 import torchdiffeq
 
 from globalcnn import UserError, create_model
-from globalcnn.measure import count
 from globalcnn.nn.solving import SolveError, solve_counts
 from globalcnn.reproduce import load_authors_state_dict
 from globalcnn.reproduce.authors import authors_names
+from globalcnn.reproduce.counting import paper_counts
 from globalcnn.reproduce.rows import published_rows
 
 
@@ -23,15 +23,15 @@ def test_published_counts():
     (row,) = [r for r in published_rows() if r.model == "neural_ode_mnist"]
     torch.manual_seed(0)
     model = create_model("neural_ode_mnist")
-    counts = count(model, row.input)
-    solve = solve_counts(model, counts.layers)
+    counts = paper_counts(model, row.input)
+    solve, paper = solve_counts(model, counts.products), solve_counts(model, counts.paper)
     assert counts.params == row.expected["params"] == 208_266
     assert (solve.outside, solve.per_evaluation, solve.evaluations) == (13_824_896, 2_695_680, 32)
     assert solve.macs() == row.expected["macs_conv_fc"]
-    assert solve.macs_paper() == row.expected["macs_paper_counting"]
+    assert paper.macs() == row.expected["macs_paper_counting"]
     assert solve.measured == model.body[0].evaluations
-    assert counts.macs == solve.macs(solve.measured)
-    assert counts.macs_paper == solve.macs_paper(solve.measured)
+    assert counts.macs_products == solve.macs(solve.measured)
+    assert counts.macs_paper == paper.macs(paper.measured)
 
 
 def written_out(w, x):

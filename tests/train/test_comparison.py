@@ -30,7 +30,7 @@ def test_figures(stripes, tmp_path):
         assert again.accuracy == entry.accuracies[1]
         assert entry.mean == pytest.approx(sum(entry.accuracies) / 2)
         assert entry.spread == pytest.approx(abs(entry.accuracies[0] - entry.accuracies[1]) / 2**0.5)
-        assert entry.macs_total == count(entry.models[0], (1, 12, 12)).macs_total
+        assert entry.macs == count(entry.models[0], (1, 12, 12)).macs
         assert set(entry.latencies) == {1, 4}
         assert (tmp_path / entry.model / "seed2" / "summary.json").is_file()
         assert entry.confusions(0, 1) == tuple(e.confusions(1, 0) for e in entry.evaluations)

@@ -41,7 +41,7 @@ def test_curves(tmp_path):
 
 def test_comparison(tmp_path):
     entry = {
-        "model": "one", "accuracy": [0.5, 0.6], "accuracy_mean": 0.55, "params": 1000, "macs_total": 20000,
+        "model": "one", "accuracy": [0.5, 0.6], "accuracy_mean": 0.55, "params": 1000, "macs": 20000,
         "latency": {"1": {"median": 0.001}, "64": {"median": 0.01}},
     }  # fmt: skip
     plot_comparison([entry, {**entry, "model": "two"}], tmp_path / "c.png", title="two")
@@ -50,7 +50,7 @@ def test_comparison(tmp_path):
 
 def test_a_comparison_names_reconstructions(tmp_path, monkeypatch):
     entry = {
-        "model": "neupde_mnist", "accuracy": [0.5], "accuracy_mean": 0.5, "params": 1000, "macs_total": 20000,
+        "model": "neupde_mnist", "accuracy": [0.5], "accuracy_mean": 0.5, "params": 1000, "macs": 20000,
         "latency": {"1": {"median": 0.001}},
     }  # fmt: skip
     labels = []

@@ -28,9 +28,9 @@ JSON, PICTURE = "compare.json", "compare.png"
 class Args:
     """Train several networks by the same recipe with several seeds, and compare them.
 
-    Prints a table of test accuracy (mean and spread over the seeds), parameters, multiply-adds (convolution
-    and linear; all, with the solve) and latency measured side by side; writes compare.json, compare.png and
-    one run folder per training into --out.
+    Prints a table of test accuracy (mean and spread over the seeds), parameters, multiply-adds (of
+    convolutions, linear layers and the PDE) and latency measured side by side; writes compare.json,
+    compare.png and one run folder per training into --out.
     """
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -146,7 +146,7 @@ def print_comparison(
 ) -> None:
     """The table of a comparison."""
     batches = list(entries[0].latencies)
-    columns = ["network", "test accuracy", "params", "MACs", "with solve"]
+    columns = ["network", "test accuracy", "params", "multiply-adds"]
     columns += [f"time, batch {b}" for b in batches]
     if pair is not None:
         columns.insert(2, f"confusions {pair[0]}/{pair[1]}")
@@ -158,7 +158,6 @@ def print_comparison(
             percent(e.mean) + spread,
             count(e.params),
             count(e.macs),
-            count(e.macs_total),
         ]
         row += [milliseconds(e.latencies[b].median) for b in batches]
         if pair is not None:

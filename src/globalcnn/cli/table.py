@@ -18,10 +18,11 @@ from .console import count, say, table
 class Args:
     """Print every row of the published tables: accuracy, parameters and multiply-adds as printed, and ours.
 
-    Ours are counted now, for one image: parameters; multiply-adds of convolutions and linear layers; by the
-    paper's counting; all, with the solve. For networks that solve: outside the solve, per evaluation, and
-    evaluations. What cannot be reproduced is said under the tables, with by how much. Counting all of them
-    takes about a minute.
+    Ours are counted now, for one image: parameters; multiply-adds by the paper's counting (convolutions and
+    their biases, linear layers, 2 per element of BatchNorm, average pooling); of convolutions and linear
+    layers; of these and the PDE, which is what all other commands show. For implicit networks: outside the
+    implicit layers, per evaluation, and evaluations. What cannot be reproduced is said under the tables, with
+    by how much. Counting all of them takes about a minute.
     """
 
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -47,24 +48,25 @@ def run(args: Args) -> None:
 def _print(rows: list[TableRow], name: str) -> None:
     columns = (
         *("row", "dataset", "model", "acc", "ours", "params", "ours"),
-        *("MACs", "conv+linear", "paper's", "with solve"),
+        *("multiply-adds", "the paper's counting", "conv, linear", "with the PDE"),
     )
     cells = []
     for r in rows:
         p = r.published
+        macs = count(p.get("macs")), r.macs_paper, r.macs_products, r.macs
         cells.append(
             (
                 *(r.row, r.dataset, shown_name(r.model), p.get("acc", "-")),
                 "-" if r.accuracy is None else f"{r.accuracy:.2f}",
-                *(count(p.get("params")), r.params, count(p.get("macs")), r.macs, r.macs_paper, r.macs_total),
+                *(count(p.get("params")), r.params, *macs),
             )
         )
     table(name, columns, cells)
     for r in rows:
-        if r.solve is not None:
-            s = r.solve
+        if r.implicit is not None:
+            s = r.implicit
             say(
-                f"  {r.row} ({r.dataset}): {count(s['outside'])} outside the solve + "
+                f"  {r.row} ({r.dataset}): {count(s['outside'])} outside the implicit layers + "
                 f"{count(s['per_evaluation'])} per evaluation x {s['evaluations']} evaluations"
             )
         if r.note:

@@ -39,31 +39,22 @@ class SolveBlock(nn.Module):
 class SolveCounts:
     """Multiply-adds of a network that solves, for one image: what is computed once, and per evaluation.
 
-    outside, per_evaluation: convolutions and linear layers; outside_paper, per_evaluation_paper: in the
-    counting convention of the printed figures; evaluations: how many the published cost stands for; measured:
-    how many the forward took that was counted. A network with several solves counts one evaluation of each as
-    one.
+    evaluations: how many the published cost stands for; measured: how many the forward took that was counted.
+    A network with several solves counts one evaluation of each as one.
 
-    >>> counts = SolveCounts(1000, 100, 1100, 110, evaluations=20, measured=14)
-    >>> counts.macs(), counts.macs_paper(), counts.macs(14)
-    (3000, 3300, 2400)
+    >>> counts = SolveCounts(1000, 100, evaluations=20, measured=14)
+    >>> counts.macs(), counts.macs(14)
+    (3000, 2400)
     """
 
     outside: int
     per_evaluation: int
-    outside_paper: int
-    per_evaluation_paper: int
     evaluations: int
     measured: int
 
     def macs(self, evaluations: int | None = None) -> int:
         """Multiply-adds at so many evaluations; default the published number."""
         return self.outside + self.per_evaluation * (self.evaluations if evaluations is None else evaluations)
-
-    def macs_paper(self, evaluations: int | None = None) -> int:
-        """The same in the counting convention of the printed figures."""
-        times = self.evaluations if evaluations is None else evaluations
-        return self.outside_paper + self.per_evaluation_paper * times
 
 
 class CountedLayer(Protocol):
@@ -76,10 +67,6 @@ class CountedLayer(Protocol):
     @property
     def macs(self) -> int:
         """Multiply-adds."""
-
-    @property
-    def macs_paper(self) -> int:
-        """Multiply-adds in the convention of the printed figures."""
 
 
 def solve_counts(model: nn.Module, layers: Iterable[CountedLayer]) -> SolveCounts | None:
@@ -95,24 +82,19 @@ def solve_counts(model: nn.Module, layers: Iterable[CountedLayer]) -> SolveCount
         return None
     if not all(block.evaluations for block in blocks.values()):
         raise UserError("solve_counts: the model has not run yet; count it first and hand over its layers")
-    outside = outside_paper = 0
+    outside = 0
     inside = dict.fromkeys(blocks, 0)
-    inside_paper = dict.fromkeys(blocks, 0)
     for layer in layers:
         block = next((b for b in blocks if layer.name.startswith(f"{b}.f." if b else "f.")), None)
         if block is None:
             outside += layer.macs
-            outside_paper += layer.macs_paper
         else:
             inside[block] += layer.macs
-            inside_paper[block] += layer.macs_paper
     measured = max(block.evaluations for block in blocks.values())
     nominal = [b.nominal_evaluations for b in blocks.values() if b.nominal_evaluations is not None]
     return SolveCounts(
         outside=outside,
         per_evaluation=sum(inside[b] // blocks[b].evaluations for b in blocks),
-        outside_paper=outside_paper,
-        per_evaluation_paper=sum(inside_paper[b] // blocks[b].evaluations for b in blocks),
         evaluations=max(nominal, default=measured),
         measured=measured,
     )

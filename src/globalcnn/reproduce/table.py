@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..measure.counts import Counts, count
-from ..measure.depth import depth
+from ..measure import depth
 from ..models import create_model, is_reconstruction
 from ..nn.solving import SolveCounts, solve_counts
+from .counting import PaperCounts, paper_counts
 from .rows import PublishedRow, published_rows
 
 # a printed figure is called reproduced if it is as near as both of these allow
@@ -35,11 +35,12 @@ class Measured(NamedTuple):
 class TableRow:
     """One row: as printed, as counted, and the test accuracy that results/ has for it.
 
-    params, macs (convolution and linear), macs_paper (the paper's counting), macs_total (that and the
-    multiplies of the PDE solve), for one image; networks that solve count their published number of
-    evaluations. published: the printed figures (acc in % top-1); accuracy: ours in %, None if there is none;
-    solve: what a network that solves costs outside the solve, per evaluation, and how many evaluations;
-    reconstruction: no public configuration exists; note: in words, what cannot be reproduced and by how much.
+    params; macs_paper, by the paper's counting; macs_products, of convolutions and linear layers; macs, of
+    these and the PDE, which is this library's count everywhere else; all for one image. Implicit networks
+    count their published number of evaluations. published: the printed figures (acc in % top-1); accuracy:
+    ours in %, None if there is none; implicit: what an implicit network costs outside its implicit layers and
+    per evaluation, and how many evaluations; reconstruction: no public configuration exists; note: in words,
+    what cannot be reproduced and by how much.
     """
 
     table: str
@@ -48,12 +49,12 @@ class TableRow:
     model: str
     num_classes: int
     params: int
-    macs: int
     macs_paper: int
-    macs_total: int
+    macs_products: int
+    macs: int
     published: dict[str, float]
     accuracy: float | None
-    solve: dict[str, int] | None
+    implicit: dict[str, int] | None
     reconstruction: bool
     note: str
 
@@ -65,11 +66,11 @@ def published_table(results: Path | None = None) -> list[TableRow]:
 
 
 def _row(row: PublishedRow, measured: Measured | None) -> TableRow:
-    counts, solve = _counted(row.model, row.num_classes, row.input)
-    macs = counts.macs if solve is None else solve.macs()
-    macs_paper = counts.macs_paper if solve is None else solve.macs_paper()
+    counts, solve, solve_paper = _counted(row.model, row.num_classes, row.input)
+    products = counts.macs_products if solve is None else solve.macs()
+    paper = counts.macs_paper if solve_paper is None else solve_paper.macs()
     notes = [row.note] if row.note else []
-    notes += _deviations(row, counts.params, macs, macs_paper)
+    notes += _deviations(row, counts.params, products, paper)
     notes += _other_figures(row)
     if measured is not None:
         notes += _beside_ours(row, measured)
@@ -80,12 +81,12 @@ def _row(row: PublishedRow, measured: Measured | None) -> TableRow:
         model=row.model,
         num_classes=row.num_classes,
         params=counts.params,
-        macs=macs,
-        macs_paper=macs_paper,
-        macs_total=macs_paper + counts.macs_pde,
+        macs_paper=paper,
+        macs_products=products,
+        macs=products + counts.pde,
         published=row.published,
         accuracy=None if measured is None else measured.accuracy,
-        solve=None
+        implicit=None
         if solve is None
         else {
             "outside": solve.outside,
@@ -100,20 +101,21 @@ def _row(row: PublishedRow, measured: Measured | None) -> TableRow:
 @cache
 def _counted(
     model: str, num_classes: int, input_size: tuple[int, int, int]
-) -> tuple[Counts, SolveCounts | None]:
+) -> tuple[PaperCounts, SolveCounts | None, SolveCounts | None]:
+    """The counts, and of an implicit network its products and the paper's counting per evaluation."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # how many evaluations a solver takes depends on the weights
+        torch.manual_seed(0)  # how many evaluations an implicit layer takes depends on the weights
         network = create_model(model, num_classes=num_classes)
-        counts = count(network, input_size)
-    return counts, solve_counts(network, counts.layers)
+        counts = paper_counts(network, input_size)
+    return counts, solve_counts(network, counts.products), solve_counts(network, counts.paper)
 
 
-def _deviations(row: PublishedRow, params: int, macs: int, macs_paper: int) -> list[str]:
+def _deviations(row: PublishedRow, params: int, products: int, paper: int) -> list[str]:
     """What is not reproduced, with by how much; of a reconstruction how well it fits in any case."""
     words = []
     for name, printed, ours, plain in (
         ("parameters", row.published.get("params"), params, None),
-        ("multiply-adds", row.published.get("macs"), macs_paper, macs),
+        ("multiply-adds", row.published.get("macs"), paper, products),
     ):
         if printed is None or (reproduced(printed, ours) and not is_reconstruction(row.model)):
             continue

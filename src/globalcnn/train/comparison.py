@@ -37,8 +37,6 @@ class Compared:
     model: str
     params: int
     macs: int
-    macs_paper: int
-    macs_total: int
     seeds: tuple[int, ...]
     evaluations: tuple[Evaluation, ...]
     latencies: dict[int, Latency]
@@ -72,8 +70,6 @@ class Compared:
             "reconstruction": is_reconstruction(self.model),
             "params": self.params,
             "macs": self.macs,
-            "macs_paper": self.macs_paper,
-            "macs_total": self.macs_total,
             "seeds": list(self.seeds),
             "accuracy": list(self.accuracies),
             "accuracy_mean": self.mean,
@@ -152,8 +148,6 @@ def _compared(
         model=model,
         params=counts.params,
         macs=counts.macs,
-        macs_paper=counts.macs_paper,
-        macs_total=counts.macs_total,
         seeds=tuple(seeds),
         evaluations=tuple(r.best_test or r.test for r in runs),
         latencies=latencies,

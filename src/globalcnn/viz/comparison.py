@@ -34,10 +34,10 @@ def plot_comparison(entries: Sequence[Mapping[str, Any]], path: Path, *, title: 
         rows,
         [
             ("parameters", [e["params"] for e in entries]),
-            ("multiply-adds", [e["macs_total"] for e in entries]),
+            ("multiply-adds", [e["macs"] for e in entries]),
         ],
     )
-    size.set(xscale="log", xlabel="parameters; multiply-adds with the solve", yticks=rows, yticklabels=[])
+    size.set(xscale="log", xlabel="parameters; multiply-adds", yticks=rows, yticklabels=[])
     batches = list(entries[0]["latency"])
     _bars(
         time, rows,
