@@ -161,7 +161,7 @@ def test_data_sets(samples: Samples) -> None:
         Wrong({"train": []}, "train has no samples"),
         Wrong({"train": [NHWC[0]]}, "sample 0 of train is a ndarray: it must be a pair (image, label)"),
         Wrong({"train": [(NHWC[0], 0), (NHWC[1, 1:], 1)]}, "sample 1 of train has the shape (3, 5, 5)"),
-        Wrong({"train": [(NHWC[0], 0.5)]}, "the label of sample 0 of train"),
+        Wrong({"train": [(NHWC[0], 0.5)]}, "label of sample 0 of train=0.5 is a float"),
         Wrong({"train": [(NHWC, 0)]}, "the image of sample 0 of train has shape (20, 6, 5, 3)"),
     ],
     ids=lambda wrong: wrong.message[:40],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,3 +233,66 @@ def test_damage_anywhere_is_one_clear_error(arrays: Callable[..., dict], npz: Ca
             assert str(path) in str(error)  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
     assert refused > 200
+
+
+def test_test_images_alone(arrays: Callable[..., dict], npz: Callable[..., str]) -> None:
+    raw = arrays()
+    alone = {"x_test": raw["x_test"], "y_test": raw["y_test"] * 0}
+    source = load_data(npz(**alone), num_classes=3)
+    assert (source.splits, source.mean, source.std, source.in_chans) == (("test",), None, None, 3)
+    assert source.classes == ("0", "1", "2")
+    assert source.notes == ("no training images: for evaluation alone",)
+    with pytest.raises(UserError, match=r"has no 'train' split, only test: give data that has such images"):
+        source.loader("train", 4)
+    with pytest.raises(UserError, match=r"take those of the training, with with_constants\(mean, std\)"):
+        source.loader("test", 4)
+    given = source.with_constants((0.25, 0.5, 0.75), (0.5, 0.5, 0.5))
+    images, _ = next(iter(given.loader("test", 10)))
+    pixels = raw["x_test"] / 255
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1), (pixels - [0.25, 0.5, 0.75]) / 0.5, atol=1e-6)
+    assert load_data(npz(**alone, classes=["a", "b"])).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), (0.5,), "mean=(0.5,) has 1 numbers, and the images of"),
+        ((0.5,) * 3, (0.5, 0.0, 0.5), "std=(0.5, 0.0, 0.5) must be numbers above 0"),
+        ((0.5,) * 3, (0.5, float("nan"), 0.5), "must be numbers above 0"),
+    ],
+)
+def test_constants_that_do_not_fit(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    message: str,
+    arrays: Callable[..., dict],
+    npz: Callable[..., str],
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_data(npz(**arrays())).with_constants(mean, std)
+    assert message in str(caught.value)
+
+
+def test_arrays_that_are_not_used_are_said(arrays: Callable[..., dict], npz: Callable[..., str]) -> None:
+    assert load_data(npz(**arrays(), X_train=np.zeros(3))).notes == ("arrays passed over: 'X_train'",)
+
+
+def test_two_classes_of_one_name(arrays: Callable[..., dict], npz: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match=r"has the class name 'a' twice"):
+        load_data(npz(**arrays(), classes=["a", "b", "a"]))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(UserError, match=r"is not a .npz file"):
+        load_data(f"npz:{tmp_path}/data.npz")
+
+
+def test_an_array_said_to_be_larger_than_the_memory(arrays: Callable[..., dict], tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays())
+    with zipfile.ZipFile(path, "a") as archive:
+        next(entry for entry in archive.filelist if entry.filename == "x_train.npy").file_size = 2**50
+        archive.writestr("other", b"")  # makes it write the table of contents anew
+    with pytest.raises(UserError, match=r"'x_train' in .* takes 1048576 GiB unpacked, more than the memory"):
+        load_data(f"npz:{path}")

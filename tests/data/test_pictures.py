@@ -141,7 +141,9 @@ def test_what_happens_to_small_images_is_said(picture_folder: Write) -> None:
 def test_postscript_called_png_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
-    with pytest.raises(UserError, match=r"it is none of PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP"):
+    with pytest.raises(
+        UserError, match=r"it is none of PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP, or of a rare kind"
+    ):
         decoded(str(path))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_WIDTH = 400  # a table takes what it needs of it
 
@@ -34,12 +35,17 @@ def say(text: str = "") -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> None:
     """Print a table; columns of figures are right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
-    view = Table(title=title, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
+    view = Table(
+        title=Text(title),
+        caption=Text(caption) if caption else None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
     for i, column in enumerate(columns):
         figures = i > 0 and all(row[i][:1] in "-.0123456789" for row in cells)
         view.add_column(column, justify="right" if figures else "left", no_wrap=i == 0, overflow="fold")
     for row in cells:
-        view.add_row(*row)
+        view.add_row(*map(Text, row))  # not markup: names of classes and files may hold brackets
     console().print(view)
 
 

@@ -31,13 +31,14 @@ class Part:
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What a file or folder gives: the parts, `train` unless it is for evaluation alone, `val` if it has its
-    own, and the names of the classes.
+    own, the names of the classes, and what was decided or passed over, in sentences.
     """
 
     train: Part | None
     test: Part
     val: Part | None
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def checked_part(

@@ -173,6 +173,11 @@ def _check_classes(root: Path, classes: list[str]) -> None:
             f"{str(root)!r} has the class folders {one!r} and {other!r}, which differ by case or accents "
             "alone: put their images together, or rename one"
         )
+    for name in classes:
+        if not name.isprintable() or not name.strip():
+            raise UserError(
+                f"the class folder {name!r} in {str(root)!r} has a name that cannot be printed: rename it"
+            )
     _check_places(root, classes)
     _check_no_parts(root, classes)
 

@@ -239,7 +239,7 @@ def _collected(samples: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
             )
         images.append(image)
         label = sample[1].item() if isinstance(sample[1], torch.Tensor) else sample[1]
-        labels.append(whole_number(f"the label of {where}:", label))
+        labels.append(whole_number(f"label of {where}", label))
     if not images:
         raise UserError(f"{split} has no samples: give a data set with images")
     return np.stack(images), np.asarray(labels)

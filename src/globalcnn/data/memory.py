@@ -133,7 +133,7 @@ def tensor_source(
         image_size=(height, width),
         mean=mean,
         std=std,
-        notes=notes,
+        notes=(*parts.notes, *notes),
         pools=pools,
         members=members,
     )

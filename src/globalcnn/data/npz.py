@@ -32,7 +32,8 @@ def read_npz(path: Path, *, classes: Sequence[str] | None = None, num_classes: i
     Raises `UserError` for a file that is missing, damaged or holds something else.
     """
     with _opened(path) as file:
-        keys = _keys(path, file.files)
+        present = file.files
+        keys = _keys(path, present)
         where = f"{str(path)!r}"
         parts: dict[str, Part] = {}
         for split, (images_name, labels_name) in keys.items():
@@ -52,6 +53,7 @@ def read_npz(path: Path, *, classes: Sequence[str] | None = None, num_classes: i
         test=parts["test"],
         val=parts.get("val"),
         classes=checked_classes(list(parts.values()), named, where=where),
+        notes=_notes(keys, present),
     )
 
 
@@ -88,7 +90,7 @@ def _keys(path: Path, present: list[str]) -> dict[str, tuple[str, str]]:
     wanted = [
         name
         for split in ("train", "val", "test")
-        if split in found or split == "test" or (split == "train" and "val" in found)
+        if split in found or split == "test"
         for name in style[split]
     ]
     missing = [name for name in wanted if name not in present]
@@ -100,6 +102,14 @@ def _keys(path: Path, present: list[str]) -> dict[str, tuple[str, str]]:
             f"train_images, train_labels and so on as MedMNIST names them; it holds {listed}"
         )
     return found
+
+
+def _notes(keys: dict[str, tuple[str, str]], present: list[str]) -> tuple[str, ...]:
+    notes = [] if "train" in keys else ["no training images: for evaluation alone"]
+    others = sorted(set(present) - {name for pair in keys.values() for name in pair} - {"classes"})
+    if others:
+        notes.append(f"arrays passed over: {', '.join(map(repr, others[:10]))}")
+    return tuple(notes)
 
 
 def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

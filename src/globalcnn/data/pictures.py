@@ -12,6 +12,7 @@ The rules, the same wherever a file is read:
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -106,10 +107,10 @@ def opened_image(path: str) -> Iterator[Image.Image]:
         yield image
 
 
-def opened_bytes(data: IO[bytes], name: str) -> Image.Image:
-    """The image in `data`, its header read, by the same rules as `opened_image`; errors call it `name`."""
-    with _quiet(), _damage_named(name):
-        return _opened(data)
+def decoded_bytes(data: bytes, name: str) -> Image.Image:
+    """The picture in the content of a file, by the same rules as `decoded`; errors call it `name`."""
+    with _quiet(), _damage_named(name), _opened(io.BytesIO(data)) as image:
+        return eight_bits(upright(image), name=name)
 
 
 def _opened(file: IO[bytes]) -> Image.Image:
@@ -137,7 +138,7 @@ def _damage_named(path: str) -> Iterator[None]:
             "it has more pixels than PIL.Image.MAX_IMAGE_PIXELS allows, as files that fill the memory do",
         ) from error
     except UnidentifiedImageError as error:
-        raise BadImage(path, f"it is none of {', '.join(FORMATS)}") from error
+        raise BadImage(path, f"it is none of {', '.join(FORMATS)}, or of a rare kind of these") from error
     except (*DAMAGE, MemoryError) as error:
         text = getattr(error, "strerror", None) or str(error).replace(repr(path), "").strip()
         raise BadImage(path, " ".join(text.split()) or type(error).__name__) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import UserError
 from .order import derived_seed
-from .pictures import BadImage, opened_bytes
+from .pictures import BadImage, decoded_bytes
 from .shards import Shards
 from .streamed import Failure
 from .transforms import Transform, seeded_transforms
@@ -141,39 +142,52 @@ def _reader(plan: Plan, workers: int, *, seed: int) -> Any:
     reader.split_info.alt_label = shards.label_key
     # without mixing the shards are this process's own already, and each image is to come once
     reader.dist_rank, reader.dist_num_replicas = (plan.rank, plan.world_size) if plan.mixed else (0, 1)
-    _only_known_formats(reader)
+    _decode_by_our_rules(reader, plan.shards.label_key)
     return reader
 
 
-def _only_known_formats(reader: Any) -> None:
-    """Refuse images in formats that are not read from folders either, before timm opens them by content.
+def _decode_by_our_rules(reader: Any, label_key: str) -> None:
+    """Let images be decoded by the rules of `pictures`, as those of folders are.
 
-    The reader makes its stages when it is first iterated; the check goes before the one that decodes.
+    timm opens them in whatever format their content has, PostScript among them. The reader makes its stages
+    when it is first iterated; its stage that decodes is then replaced.
     """
     import webdataset
     from timm.data.readers import reader_wds
 
     make_stages = reader._lazy_init
+    ours = webdataset.map(partial(_sample, label_key=label_key), handler=reader_wds.log_and_continue)
 
-    def with_check() -> None:
+    def with_our_stage() -> None:
         make_stages()
         stages = reader.ds.pipeline
         for place, stage in enumerate(stages):
             if any(getattr(arg, "func", None) is reader_wds._decode for arg in getattr(stage, "args", ())):
-                check = webdataset.map(_checked_sample, handler=reader_wds.log_and_continue)
-                stages.insert(place, check)
+                stages[place] = ours
                 return
         raise UserError("this version of timm reads shards in a way that is not known here: install timm 1.0")
 
-    reader._lazy_init = with_check
+    reader._lazy_init = with_our_stage
 
 
-def _checked_sample(sample: dict[str, Any]) -> dict[str, Any]:
-    for suffix in IMAGE_SUFFIXES.split(";"):
-        if suffix in sample:
-            name = f"{sample.get('__key__')}.{suffix} in {sample.get('__url__')}"
-            opened_bytes(io.BytesIO(sample[suffix]), name)
-    return sample
+def _sample(sample: dict[str, Any], *, label_key: str) -> dict[str, Any]:
+    """The picture and label of one sample, under the names that timm's reader goes on with.
+
+    Of what is in a sample only the image and its label (a number in .cls, or a field of .json) are looked
+    at; nothing is unpickled.
+    """
+    name = f"{sample.get('__key__')} in {sample.get('__url__')}"
+    try:
+        label = int(json.loads(sample["json"])[label_key] if label_key else sample["cls"])
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        field = f"{label_key!r} in its .json" if label_key else "in a .cls file"
+        text = f"the image {name} has no label, which must be a whole number {field}: mend the shard"
+        raise BadImage(name, "no label", text) from error
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES.split(";") if suffix in sample), None)
+    if suffix is None:
+        raise BadImage(name, f"it has none of {', '.join(IMAGE_SUFFIXES.split(';'))}")
+    picture = decoded_bytes(sample[suffix], name).convert("RGB")
+    return {"jpg": picture, "target": label, "json": sample.get("json")}
 
 
 def _log() -> logging.Logger:

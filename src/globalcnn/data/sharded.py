@@ -39,7 +39,7 @@ class ShardedSource(DataSource):
     A training epoch is as many whole batches as the images fill, rounded up. Every process, and in it every
     worker, reads shards of its own, in an order drawn for (seed, epoch), and draws the next image from a
     buffer; one that has run out of images before the epoch ends starts again, one with more leaves the rest.
-    Evaluation reads each image exactly once.
+    Evaluation reads each image exactly once.  Images become pixels as in folders (`pictures`).
 
     The number of workers is part of the order. By default it does not hang on the machine: 8, or fewer where
     a process has fewer shards or batches.

@@ -103,8 +103,8 @@ class DataSource(ABC):
                     f"{name}={tuple(values)} has {len(values)} numbers, and the images of {self.name!r} have "
                     f"{self.in_chans} channels: give one for each"
                 )
-        if not min(std) > 0:
-            raise UserError(f"std={tuple(std)} must be above 0: images are divided by it")
+        if not all(value > 0 for value in std):
+            raise UserError(f"std={tuple(std)} must be numbers above 0: images are divided by it")
         return replace(self, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
     def identity(self) -> dict[str, object]:
