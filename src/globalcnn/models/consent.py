@@ -15,6 +15,7 @@ import site
 import sys
 import sysconfig
 import typing
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +82,13 @@ def require_safe(source: Source, where: str, *, folder: Path | None = None, trus
             )
         if not trusted:
             _check_factory(source, where, folder)
+
+
+def check_arguments(arguments: Mapping[str, Any], label: str, where: str) -> None:
+    """None of the arguments that a file gives a factory names other files or addresses."""
+    refused = sorted(REFUSED & set(arguments))
+    if refused:
+        raise UserError(f"{where} gives {label} the argument {refused[0]!r}, which no file may set")
 
 
 def check_numbers(num_classes: Any, in_chans: Any, where: str) -> None:
@@ -152,27 +160,41 @@ def _why_not_module(name: str, folder: Path | None) -> str | None:
     if not spec.origin or not spec.has_location:
         return f"{top!r} is no ordinary package"
     origin = Path(os.path.realpath(spec.origin))
-    if folder is not None and origin.is_relative_to(os.path.realpath(folder)):
-        return f"{top!r} lies in the folder of the weights"
-    if not any(origin.is_relative_to(place) for place in _installed_places(top)):
-        return f"{top!r} is not an installed package (it would be imported from {str(origin.parent)!r})"
-    return None
+    sites = _site_folders()
+    if any(origin.is_relative_to(place) for place in sites):
+        return None
+    if any(_is_of_project(origin, project, folder) for project in _editable_projects(top, sites)):
+        return None
+    return f"{top!r} is not an installed package (it would be imported from {str(origin.parent)!r})"
 
 
-def _installed_places(top: str) -> list[Path]:
-    """Folders of installed packages, and the projects installed in editable mode that provide `top`."""
+def _site_folders() -> list[Path]:
+    """Where packages are installed."""
     found = {*site.getsitepackages(), site.getusersitepackages()}
     found |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
-    places = [Path(os.path.realpath(p)) for p in found]
-    for distribution in metadata.distributions():
+    return [Path(os.path.realpath(p)) for p in found]
+
+
+def _editable_projects(top: str, sites: list[Path]) -> list[Path]:
+    """The folders of projects that are installed in editable mode and provide the package `top`."""
+    projects = []
+    for distribution in metadata.distributions(path=[str(p) for p in sites]):
         text = distribution.read_text("direct_url.json")
         if not text or '"editable"' not in text:
             continue
         told = json.loads(text)
         listed = (distribution.read_text("top_level.txt") or "").split()
         if told.get("dir_info", {}).get("editable") and (top in listed or top == distribution.name):
-            places.append(Path(os.path.realpath(unquote(urlparse(told["url"]).path))))
-    return places
+            projects.append(Path(os.path.realpath(unquote(urlparse(told["url"]).path))))
+    return projects
+
+
+def _is_of_project(origin: Path, project: Path, folder: Path | None) -> bool:
+    """Whether a module is part of a project, and not of a run folder (or the current folder) inside it."""
+    if not origin.is_relative_to(project):
+        return False
+    inner = [Path(os.path.realpath(f)) for f in (folder, Path.cwd()) if f is not None]
+    return not any(f != project and f.is_relative_to(project) and origin.is_relative_to(f) for f in inner)
 
 
 def _why_not_callable(factory: str, module: str, function: str) -> str | None:

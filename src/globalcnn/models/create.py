@@ -82,7 +82,7 @@ def _features(
     chosen: dict[str, Any] = {}
     if in_chans is not None:
         chosen["in_chans"] = in_chans
-        overlay["input_size"] = (in_chans, *whole.pretrained_cfg["input_size"][1:])
+        overlay["input_size"] = (in_chans, *vars(whole)["pretrained_cfg"]["input_size"][1:])
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **{**settings, **chosen})
-    model.pretrained_cfg.pop("state_dict", None)
+    vars(model)["pretrained_cfg"].pop("state_dict", None)
     return stamped(model, name, settings)

@@ -63,7 +63,7 @@ def function_in_file(path: Path, function: str) -> Iterator[Callable[..., Any]]:
 
 
 def _callable_in(module: ModuleType, function: str, label: str) -> Callable[..., Any]:
-    found = getattr(module, function, None)
+    found: Any = getattr(module, function, None)
     if found is None:
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         near = near_names(function, names)
@@ -73,7 +73,8 @@ def _callable_in(module: ModuleType, function: str, label: str) -> Callable[...,
         raise UserError(
             f"{label!r} is a {type(found).__name__}, not a function or class that builds a network"
         )
-    return found
+    builder: Callable[..., Any] = found
+    return builder
 
 
 def call_factory(

@@ -124,7 +124,8 @@ def register(
             **kwargs,
         )
         if pretrained:
-            model.pretrained_cfg.pop("state_dict", None)  # the weights are in the network now
+            config: dict[str, Any] = vars(model)["pretrained_cfg"]
+            config.pop("state_dict", None)  # the weights are in the network now
         return stamped(model, name, kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name

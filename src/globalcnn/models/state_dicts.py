@@ -198,7 +198,7 @@ def _names(value: Any) -> tuple[str, ...]:
 def _heads(network: nn.Module, found: StateDict, own: Mapping[str, Tensor]) -> dict[str, None]:
     """Linear layers of the network that differ from those of `found` in the number of classes alone."""
     classes = getattr(network, "num_classes", None)
-    heads = {}
+    heads: dict[str, None] = {}
     for name, module in network.named_modules():
         key = f"{name}.weight"
         if not (isinstance(module, nn.Linear) and module.out_features == classes):

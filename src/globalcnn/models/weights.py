@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
 from ..files import written_aside
-from .consent import check_numbers, require_safe
+from .consent import check_arguments, check_numbers, require_safe
 from .factories import call_factory, own_in_chans, own_num_classes
 from .source import NamedSource, Source, parse_source, source_from_json, source_of
 from .state_dicts import StateDict, fitted, load_into, state_dict_in
@@ -137,7 +137,7 @@ def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"\n{name}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -250,23 +250,27 @@ def load_with_card(
     return network.eval(), card
 
 
-def _build_as_asked(model: Model, card: Card | None, where: str) -> nn.Module:
+def _build_as_asked(
+    model: str | Source | Callable[..., nn.Module], card: Card | None, where: str
+) -> nn.Module:
     """The network that the user names, with the numbers and settings of the card where there is one."""
-    numbers = {} if card is None else {"num_classes": card.num_classes, "in_chans": card.in_chans}
+    numbers: dict[str, Any] = (
+        {} if card is None else {"num_classes": card.num_classes, "in_chans": card.in_chans}
+    )
     if not isinstance(model, (str, Source)):
         if not callable(model):
             raise UserTypeError(f"model={model!r} must be a module, a function that builds one, or a name")
         return call_factory(model, getattr(model, "__qualname__", repr(model)), **numbers)
     source = parse_source(model) if isinstance(model, str) else model
-    if card is None or isinstance(model, Source):
+    if card is None or not isinstance(model, str):
         return source.build(**numbers)
     told = card.source
     if isinstance(source, NamedSource):
         return NamedSource(source.name, settings_on_card(card, source.name, where)).build(**numbers)
     arguments = getattr(told, "arguments", None) if told.label == source.label else None
     if arguments:
-        require_safe(told if told.kind == "factory" else source, where, trusted=True)
-        source = parse_source(model, settings=arguments) if isinstance(model, str) else source
+        check_arguments(arguments, told.label, where)
+        source = parse_source(model, settings=arguments)
     return source.build(**numbers)
 
 

@@ -141,8 +141,8 @@ def describe(model: str, data: DataSource, recipe: Recipe, settings: dict[str, A
         in_chans=data.in_chans if in_chans is None else in_chans,
         image_size=data.image_size,
         classes=data.classes,
-        mean=data.mean,
-        std=data.std,
+        mean=data.mean or (),
+        std=data.std or (),
     )
     if card.num_classes < len(data.classes) or card.in_chans != data.in_chans:
         problems = card.misfits(len(data.classes), data.in_chans)
