@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from globalcnn.measure import count
 from globalcnn.models import create_model, list_models, model_info, shown_name
-from globalcnn.nn.solving import SolveBlock
+from globalcnn.nn.implicit import ImplicitLayer
 from globalcnn.optimize import optimize_for_inference
 from globalcnn.optimize.form import by_itself
 
@@ -104,7 +104,7 @@ def _cell(
         facts[f"{key}_macs"], facts[f"{key}_params"] = counts.macs, counts.params
         with torch.inference_mode():
             model(x[:1])
-        solves = [m.evaluations for m in model.modules() if isinstance(m, SolveBlock)]
+        solves = [m.evaluations for m in model.modules() if isinstance(m, ImplicitLayer)]
         if solves:
             facts[f"{key}_evaluations"] = max(solves)
         sides.append((shown_name(network), inference_forms(network, model, x, settings)))

@@ -11,7 +11,7 @@ from globalcnn import create_model
 from globalcnn.errors import UserError
 from globalcnn.measure import ReceptiveField, receptive_field
 from globalcnn.measure.receptive_field import _no_fast_convolutions
-from globalcnn.nn.equilibrium import Equilibrium, Solve
+from globalcnn.nn.implicit.equilibrium import Equilibrium, Solver
 
 
 def chain(*layers):
@@ -210,7 +210,7 @@ class Settled(nn.Module):
     def __init__(self, kernel, most):
         super().__init__()
         self.stem = nn.Conv2d(2, 2, 3, padding=1)
-        self.equilibrium = Equilibrium(Pull(kernel), Solve(max_evaluations=most))
+        self.equilibrium = Equilibrium(Pull(kernel), Solver(max_evaluations=most))
 
     def forward(self, x):
         x = self.stem(x)

@@ -19,7 +19,7 @@ from torch import nn
 
 from globalcnn import UserError, create_model, list_models
 from globalcnn.models import model_info
-from globalcnn.nn.equilibrium import Equilibrium
+from globalcnn.nn.implicit.equilibrium import Equilibrium
 
 NAMES = list_models()
 DEAR = ("neupde_cifar", "mdeq_large_cifar", "wide_resnet_cifar", "wide_resnet_global_cifar")

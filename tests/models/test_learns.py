@@ -18,7 +18,7 @@ from torch import nn
 from globalcnn import create_model, list_models
 from globalcnn.models import model_info
 from globalcnn.nn.coefficients import Coefficient
-from globalcnn.nn.equilibrium import Equilibrium, Solve
+from globalcnn.nn.implicit.equilibrium import Equilibrium, Solver
 
 CLASSES = 4
 STEPS = 10
@@ -68,7 +68,7 @@ def built(name: str, **settings: Any) -> nn.Module:
     model = create_model(name, num_classes=CLASSES, **settings)
     for module in model.modules():
         if isinstance(module, Equilibrium):
-            module.solve = module.backward_solve = Solve(max_evaluations=4)
+            module.solver = module.backward_solver = Solver(max_evaluations=4)
     return model
 
 

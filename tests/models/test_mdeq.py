@@ -11,9 +11,9 @@ from globalcnn import UserError, create_model
 from globalcnn.measure import count
 from globalcnn.models import model_info
 from globalcnn.models.mdeq import MDEQ
-from globalcnn.nn.equilibrium import Solve
-from globalcnn.nn.fixed_point import Anderson, Broyden
-from globalcnn.nn.solving import SolveError, solve_counts
+from globalcnn.nn.implicit import ConvergenceError, implicit_counts
+from globalcnn.nn.implicit.equilibrium import Solver
+from globalcnn.nn.implicit.fixed_point import Anderson, Broyden
 from globalcnn.reproduce import load_authors_state_dict
 from globalcnn.reproduce.authors import authors_names
 
@@ -52,9 +52,9 @@ def test_published_counts(name):
     classes, side, params, outside, per_evaluation, evaluations = PUBLISHED[name]
     torch.manual_seed(0)
     model = create_model(name, num_classes=classes)
-    model.equilibrium.solve = Solve(max_evaluations=2)
+    model.equilibrium.solver = Solver(max_evaluations=2)
     counts = count(model, (3, side, side))
-    solve = solve_counts(model, counts.layers)
+    solve = implicit_counts(model, counts.layers)
     assert counts.params == params
     assert (solve.outside, solve.per_evaluation, solve.evaluations) == (outside, per_evaluation, evaluations)
     assert solve.measured == 2
@@ -73,7 +73,7 @@ def test_the_reconstruction_says_that_it_is_one():
     assert not model_info("mdeq_large_cifar").reconstruction
     torch.manual_seed(0)
     model = create_model("mdeq_cifar")
-    solve = solve_counts(model, count(model, (3, 32, 32)).layers)
+    solve = implicit_counts(model, count(model, (3, 32, 32)).layers)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == 1.094
     assert round(solve.macs() / 1e9, 2) == 1.56
 
@@ -157,7 +157,7 @@ def test_weights_go_through_the_names_of_their_authors():
 def test_implicit_gradients_are_the_unrolled_ones(method):
     grads = {}
     for gradient in ("implicit", "unrolled", "jacobian_free"):
-        model = calmed(small(solve=Solve(method, 1e-10, 60), gradient=gradient)).double()
+        model = calmed(small(solver=Solver(method, 1e-10, 60), gradient=gradient)).double()
         model(images(dtype=torch.float64)).square().sum().backward()
         assert model.equilibrium.converged.all()
         grads[gradient] = [p.grad for p in model.parameters()]
@@ -171,21 +171,22 @@ def test_implicit_gradients_are_the_unrolled_ones(method):
 
 
 def test_a_network_that_converges_says_so_and_so_does_one_that_does_not():
-    model, x = calmed(small(solve=Solve(max_evaluations=30))).eval(), images()
+    model, x = calmed(small(solver=Solver(max_evaluations=30))).eval(), images()
     with torch.no_grad():
         model(x)
         solve = model.equilibrium
         assert solve.unconverged == 0
         assert solve.residual.max() <= 1e-3
         assert 1 < solve.evaluations < 30
-        few = small(solve=Solve(max_evaluations=3)).eval()
+        few = small(solver=Solver(max_evaluations=3)).eval()
         few(x)
         assert few.equilibrium.evaluations == 3
         assert few.equilibrium.unconverged == 2
         with pytest.raises(
-            SolveError, match=r"the solve by broyden left 2 of 2 samples above tolerance=0.001"
+            ConvergenceError,
+            match=r"the forward iteration by broyden left 2 of 2 samples above tolerance=0.001",
         ):
-            small(solve=Solve(max_evaluations=3), on_failure="error").eval()(x)
+            small(solver=Solver(max_evaluations=3), on_failure="error").eval()(x)
 
 
 def test_with_and_without_gradient_the_logits_are_the_same():
@@ -267,7 +268,7 @@ def test_one_branch_and_a_head_without_projection():
 @pytest.mark.parametrize("fixed", ["unroll", "tolerance"])
 @torch.no_grad()
 def test_fixed_iterations_can_be_exported(fixed):
-    model = small(solve=Solve(tolerance=None, max_evaluations=3)).eval()
+    model = small(solver=Solver(tolerance=None, max_evaluations=3)).eval()
     model.equilibrium.unroll = 2 if fixed == "unroll" else None
     x = images(2, 8)
     program = torch.export.export(model, (x,))

@@ -8,7 +8,7 @@ import torch
 from globalcnn import UserError, create_model
 from globalcnn.models import model_info
 from globalcnn.models.neupde import NeuPDE, PDEFunction
-from globalcnn.nn.solving import solve_counts
+from globalcnn.nn.implicit import implicit_counts
 from globalcnn.reproduce.authors import authors_names
 from globalcnn.reproduce.counting import paper_counts
 from globalcnn.reproduce.rows import published_rows
@@ -22,9 +22,9 @@ def test_they_fit_the_printed_figures(row):
     counts = paper_counts(model, row.input)
     assert counts.params == pytest.approx(row.published["params"], rel=0.02)
     assert counts.macs_paper == pytest.approx(row.published["macs"], rel=0.02)
-    solve = solve_counts(model, counts.products)
+    solve = implicit_counts(model, counts.products)
     assert counts.macs_products == solve.macs()
-    assert counts.macs_paper == solve_counts(model, counts.paper).macs()
+    assert counts.macs_paper == implicit_counts(model, counts.paper).macs()
     assert solve.evaluations == solve.measured == {"neupde_mnist": 22, "neupde_cifar": 4}[row.model]
     assert model_info(row.model).reconstruction
     assert row.reconstruction

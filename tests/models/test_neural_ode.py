@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchdiffeq
 
 from globalcnn import UserError, create_model
-from globalcnn.nn.solving import SolveError, solve_counts
+from globalcnn.nn.implicit import ConvergenceError, implicit_counts
 from globalcnn.reproduce import load_authors_state_dict
 from globalcnn.reproduce.authors import authors_names
 from globalcnn.reproduce.counting import paper_counts
@@ -24,7 +24,7 @@ def test_published_counts():
     torch.manual_seed(0)
     model = create_model("neural_ode_mnist")
     counts = paper_counts(model, row.input)
-    solve, paper = solve_counts(model, counts.products), solve_counts(model, counts.paper)
+    solve, paper = implicit_counts(model, counts.products), implicit_counts(model, counts.paper)
     assert counts.params == row.expected["params"] == 208_266
     assert (solve.outside, solve.per_evaluation, solve.evaluations) == (13_824_896, 2_695_680, 32)
     assert solve.macs() == row.expected["macs_conv_fc"]
@@ -105,7 +105,7 @@ def test_evaluations_are_told(adjoint):
 
 
 def test_the_limit_on_evaluations_reaches_the_user():
-    with pytest.raises(SolveError, match="needs more than max_evaluations=5 evaluations"):
+    with pytest.raises(ConvergenceError, match="needs more than max_evaluations=5 evaluations"):
         create_model("neural_ode_mnist", max_evaluations=5)(images())
     with pytest.raises(UserError, match="unknown ODE method 'rk5'"):
         create_model("neural_ode_mnist", method="rk5")

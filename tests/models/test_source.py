@@ -27,8 +27,8 @@ from globalcnn.models import (
 )
 from globalcnn.models.factories import own_in_chans, own_num_classes
 from globalcnn.models.values import from_json, to_json
-from globalcnn.nn.equilibrium import Solve
-from globalcnn.nn.fixed_point import Anderson
+from globalcnn.nn.implicit.equilibrium import Solver
+from globalcnn.nn.implicit.fixed_point import Anderson
 
 NET = """
     import torch
@@ -109,7 +109,7 @@ def outputs(net):
 SOURCES = {
     "a name": NamedSource("resnet18"),
     "a name with settings": NamedSource("resnet_global_cifar", {"pde": PDE(steps=3), "drop_rate": 0.1}),
-    "a solver": NamedSource("mdeq_cifar", {"solve": Solve(Anderson(), tolerance=None), "dropout": 0.0}),
+    "a solver": NamedSource("mdeq_cifar", {"solver": Solver(Anderson(), tolerance=None), "dropout": 0.0}),
     "layers": NamedSource("resnet18", {"act_layer": nn.SiLU, "norm_layer": nn.BatchNorm2d}),
     "a factory": FactorySource("package.module:function", {"widths": (3, 4), "deep": {"a": None, "b": True}}),
     "a file": FileSource("/home/me/my_net.py", "build", {"width": 3}),

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from globalcnn import create_model, list_models
 from globalcnn.models import model_info
-from globalcnn.nn.equilibrium import Equilibrium
+from globalcnn.nn.implicit.equilibrium import Equilibrium
 from globalcnn.reproduce import load_authors_state_dict
 from globalcnn.reproduce.authors import authors_names
 

@@ -10,8 +10,8 @@ import torch
 from globalcnn import create_model
 from globalcnn.measure import count
 from globalcnn.models import model_info
-from globalcnn.nn.equilibrium import Equilibrium
-from globalcnn.nn.solving import SolveBlock, solve_counts
+from globalcnn.nn.implicit import ImplicitLayer, implicit_counts
+from globalcnn.nn.implicit.equilibrium import Equilibrium
 from globalcnn.reproduce.counting import paper_counts
 from globalcnn.reproduce.rows import published_rows
 from globalcnn.reproduce.table import ROUNDING
@@ -34,7 +34,7 @@ def built(name, num_classes):
     net = create_model(name, num_classes=num_classes)
     for module in net.modules():
         if isinstance(module, Equilibrium):
-            module.solve = replace(module.solve, max_evaluations=2)
+            module.solver = replace(module.solver, max_evaluations=2)
     return net
 
 
@@ -43,7 +43,7 @@ def test_counts_are_those_of_the_published_architecture(name, num_classes):
     row = ROWS[name, num_classes]
     net = built(name, num_classes)
     counts = paper_counts(net, row.input)
-    products, paper = solve_counts(net, counts.products), solve_counts(net, counts.paper)
+    products, paper = implicit_counts(net, counts.products), implicit_counts(net, counts.paper)
     macs_products = counts.macs_products if products is None else products.macs()
     macs_paper = counts.macs_paper if paper is None else paper.macs()
     if row.expected is None:
@@ -87,8 +87,8 @@ def test_a_wrong_count_would_be_seen():
 def test_a_wrong_number_of_evaluations_would_be_seen(name):
     row = ROWS[name, model_info(name).num_classes]
     net = built(name, row.num_classes)
-    implicit = solve_counts(net, paper_counts(net, row.input).products)
-    block = next(m for m in net.modules() if isinstance(m, SolveBlock))
+    implicit = implicit_counts(net, paper_counts(net, row.input).products)
+    block = next(m for m in net.modules() if isinstance(m, ImplicitLayer))
     for off in (-1, 1):
         macs = implicit.macs(block.nominal_evaluations + off)
         assert macs != row.expected.get("macs_conv_fc")

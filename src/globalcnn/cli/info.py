@@ -11,8 +11,8 @@ from torch import nn
 
 from ..errors import UserError
 from ..measure import Counts, ReceptiveField, count, depth, receptive_field
-from ..nn.equilibrium import Equilibrium
-from ..nn.solving import SolveCounts, solve_counts
+from ..nn.implicit import ImplicitCounts, implicit_counts
+from ..nn.implicit.equilibrium import Equilibrium
 from .console import count as short
 from .console import say, table
 from .networks import build_named
@@ -49,7 +49,7 @@ def run(args: Args) -> None:
     )
     model, size = network.model, network.input_size
     counts = count(model, size)
-    solve = solve_counts(model, counts.layers)
+    solve = implicit_counts(model, counts.layers)
     residual = _residual(model)  # of the pass that was counted
     field, no_field = _receptive_field(model, size)
     facts: dict[str, Any] = {
@@ -106,7 +106,7 @@ def _residual(model: nn.Module) -> float | None:
     return max((r.max().item() for r in found), default=None)
 
 
-def _implicit_facts(solve: SolveCounts, residual: float | None) -> dict[str, Any]:
+def _implicit_facts(solve: ImplicitCounts, residual: float | None) -> dict[str, Any]:
     return {
         "macs_outside": solve.outside,
         "macs_per_evaluation": solve.per_evaluation,

@@ -24,14 +24,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import UserError
 from ..nn import GlobalLayer
 from ..nn.fused import FusedGlobalLayer
-from ..nn.solving import SolveBlock
+from ..nn.implicit import ImplicitLayer
 from .replace import replace_module
 from .shapes import ShapeTrace, trace_shapes
 
 # exact classes: a subclass may use its weight in another way
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, Conv2dSame)
 _NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, BatchNormAct2d)
-_LEAVES = (GlobalLayer, FusedGlobalLayer, SolveBlock, _BatchNorm)
+_LEAVES = (GlobalLayer, FusedGlobalLayer, ImplicitLayer, _BatchNorm)
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..graph import eval_mode
-from ..nn.equilibrium import Equilibrium
+from ..nn.implicit.equilibrium import Equilibrium
 from .probe import checked_model, checked_size, probe_input, run_once
 
 _Features = Callable[[Tensor], Tensor]
@@ -84,7 +84,7 @@ def _plain_iterations(model: nn.Module, *, most: int | None = None) -> Iterator[
     blocks = [m for m in model.modules() if isinstance(m, Equilibrium)]
     before = [block.unroll for block in blocks]
     for block in blocks:
-        block.unroll = block.solve.max_evaluations if most is None else most
+        block.unroll = block.solver.max_evaluations if most is None else most
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..errors import UserError
-from ..nn.equilibrium import Equilibrium, Solve
+from ..nn.implicit.equilibrium import Equilibrium, Solver
 from .base import ImageClassifier, check_in_chans, feature
 from .registry import register, register_cifar
 
@@ -165,7 +165,7 @@ class MDEQ(ImageClassifier):
     dropout: share of the cell's channels that are left out in training, the same ones in every evaluation of
     a
         forward and at every pixel (variational dropout).
-    solve, backward, gradient, on_failure: see `Equilibrium`, which is `model.equilibrium`; there
+    solver, backward, gradient, on_failure: see `Equilibrium`, which is `model.equilibrium`; there
     `evaluations`,
         `residual`, `converged` and `unconverged` can be read after a forward. By default Broyden, tolerance
         1e-3, at most `nominal_evaluations`, on which the published multiply-adds stand.
@@ -187,8 +187,8 @@ class MDEQ(ImageClassifier):
         expansion: int = 5,
         dropout: float = 0.0,
         nominal_evaluations: int = 20,
-        solve: Solve | None = None,
-        backward: Solve | None = None,
+        solver: Solver | None = None,
+        backward: Solver | None = None,
         gradient: Literal["implicit", "unrolled", "jacobian_free"] = "implicit",
         on_failure: Literal["accept", "error"] = "accept",
         num_classes: int = 10,
@@ -211,7 +211,7 @@ class MDEQ(ImageClassifier):
         self.inject = nn.Sequential(*_conv_bn_relu(widths[0], widths[0], 1))
         self.equilibrium = Equilibrium(
             MultiscaleCell(widths, expansion),
-            Solve(max_evaluations=nominal_evaluations) if solve is None else solve,
+            Solver(max_evaluations=nominal_evaluations) if solver is None else solver,
             backward=backward,
             gradient=gradient,
             on_failure=on_failure,

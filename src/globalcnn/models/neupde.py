@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..nn.ode import FIXED_STEP, ODEBlock
+from ..nn.implicit.ode import FIXED_STEP, ODEBlock
 from .base import ImageClassifier, check_in_chans, feature
 from .mnist import WIDTH, MNISTNet, register_mnist
 from .registry import register_cifar

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.ode import ODEBlock
+from ..nn.implicit.ode import ODEBlock
 from .mnist import WIDTH, MNISTNet, group_norm, register_mnist
 
 # The printed 100M multiply-adds are 13.825M + 2.6957M per evaluation at about this many

@@ -16,8 +16,8 @@ from typing import Any, Final
 from torch import nn
 
 from ..errors import UserError
-from ..nn import fixed_point
-from ..nn.equilibrium import Solve
+from ..nn.implicit import fixed_point
+from ..nn.implicit.equilibrium import Solver
 from ..ops import PDE, DuFortFrankel
 from .darts_cells import Genotype
 
@@ -34,7 +34,7 @@ CLASSES: Final[dict[str, type]] = {
     for c in (
         PDE,
         DuFortFrankel,
-        Solve,
+        Solver,
         Genotype,
         fixed_point.Broyden,
         fixed_point.Anderson,

@@ -32,7 +32,7 @@ _UNSEEN_CHILDREN = {"timm.models.densenet.DenseNet": ("global_pool",)}
 
 @dataclass(frozen=True)
 class NamedCost:
-    """Multiply-adds of the module `name`, summed over its calls: a row for `nn.solving.solve_counts`."""
+    """Multiply-adds of the module `name`, summed over its calls: a row for `nn.implicit.implicit_counts`."""
 
     name: str
     macs: int

@@ -13,7 +13,7 @@ import torch
 
 from ..measure import depth
 from ..models import create_model, is_reconstruction
-from ..nn.solving import SolveCounts, solve_counts
+from ..nn.implicit import ImplicitCounts, implicit_counts
 from .counting import PaperCounts, paper_counts
 from .rows import PublishedRow, published_rows
 
@@ -101,13 +101,13 @@ def _row(row: PublishedRow, measured: Measured | None) -> TableRow:
 @cache
 def _counted(
     model: str, num_classes: int, input_size: tuple[int, int, int]
-) -> tuple[PaperCounts, SolveCounts | None, SolveCounts | None]:
+) -> tuple[PaperCounts, ImplicitCounts | None, ImplicitCounts | None]:
     """The counts, and of an implicit network its products and the paper's counting per evaluation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # how many evaluations an implicit layer takes depends on the weights
         network = create_model(model, num_classes=num_classes)
         counts = paper_counts(network, input_size)
-    return counts, solve_counts(network, counts.products), solve_counts(network, counts.paper)
+    return counts, implicit_counts(network, counts.products), implicit_counts(network, counts.paper)
 
 
 def _deviations(row: PublishedRow, params: int, products: int, paper: int) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data import Augmentation, DataSource, Loader
 from ..errors import UserError
-from ..nn.solving import SolveBlock
+from ..nn.implicit import ImplicitLayer
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, NotFinite, evaluation, tally
 from .objectives import Objective, Outcome, WithObjective
@@ -61,7 +61,7 @@ class Trainer:
         self.mixup = make_mixup(recipe, num_classes)
         trained = WithObjective(self.model, objective, self.extra)
         self.wrapped, self.optimizer = accelerator.prepare(trained, optimizer)
-        self._implicit = [m for m in self.model.modules() if isinstance(m, SolveBlock)]
+        self._implicit = [m for m in self.model.modules() if isinstance(m, ImplicitLayer)]
         self._evaluations = [0, 0]
         self.epoch = 0
         self.best_accuracy: float | None = None

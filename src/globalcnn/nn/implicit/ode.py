@@ -10,8 +10,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ..errors import MissingExtra, UserError, unknown_name
-from .solving import SolveBlock, SolveError
+from ...errors import MissingExtra, UserError, unknown_name
+from .layer import ConvergenceError, ImplicitLayer
 
 Slope = Callable[[Any, Tensor], Tensor]
 
@@ -53,7 +53,7 @@ class _Counts:
     backward: int = 0
 
 
-class ODEBlock(SolveBlock):
+class ODEBlock(ImplicitLayer):
     """`y(end_time)` of `dy/dt = f(t, y)` with `y(0)` the input; shapes (N, ...) to the same.
 
     Parameters
@@ -62,16 +62,14 @@ class ODEBlock(SolveBlock):
     method: with an error control, through the package torchdiffeq: "dopri5" (published), "dopri8", "bosh3",
         "fehlberg2", "adaptive_heun"; with a fixed number of steps: "euler", "midpoint", "rk4" (3/8 rule).
     rtol, atol: tolerances of the error control, on the root mean square over the whole batch; 1e-3 each.
-    Results
-        therefore depend, within the tolerance, on what else is in the batch.
+        Results therefore depend, within the tolerance, on what else is in the batch.
     steps: number of steps of a method with fixed steps; 8.
-    adjoint: solve backwards in time for the gradient (memory does not grow with the number of evaluations;
-    needs
-        torchdiffeq), instead of differentiating the steps that were taken (False, published).
-    max_evaluations: an adaptive solve, or its adjoint, that needs more raises `SolveError`; 1000.
+    adjoint: integrate backwards in time for the gradient, instead of differentiating the steps that were
+        taken (False, published); memory does not grow with the number of evaluations; needs torchdiffeq.
+    max_evaluations: an adaptive method, or its adjoint, that needs more raises `ConvergenceError`; 1000.
     end_time: 1.
-    nominal_evaluations: how many evaluations the published cost stands for; that of the steps, if they are
-    fixed.
+    nominal_evaluations: how many evaluations the published cost stands for; that of the steps, if they
+        are fixed.
 
     After a forward `evaluations` says how often f ran in it, `backward_evaluations` how often in its backward
     (only the adjoint evaluates f there). Both start at 0 with each forward.
@@ -144,7 +142,7 @@ class ODEBlock(SolveBlock):
 
     @property
     def backward_evaluations(self) -> int:
-        """Evaluations of `f` in the backward of the last forward: those of the adjoint solve, else 0."""
+        """Evaluations of `f` in the backward of the last forward: those of the adjoint, else 0."""
         return self._counts.backward
 
     def forward(self, y: Tensor) -> Tensor:
@@ -162,7 +160,7 @@ class ODEBlock(SolveBlock):
             else:
                 counts.backward += 1
             if max(counts.forward, counts.backward) > self.max_evaluations:
-                raise SolveError(self._too_many())
+                raise ConvergenceError(self._too_many())
             return self.f(t, state.to(y.dtype)).to(state.dtype)
 
         if self.method in FIXED_STEP and not self.adjoint:
@@ -171,7 +169,7 @@ class ODEBlock(SolveBlock):
             return self._torchdiffeq(slope, state)
         except AssertionError as error:
             reason = str(error).split(":")[0]
-            raise SolveError(
+            raise ConvergenceError(
                 f"ODEBlock: {self.method} broke down ({reason}): the input, a weight or the solution is not "
                 "finite, or the solution changes too fast; check them, lower the learning rate, or use fixed "
                 "steps (rk4)"

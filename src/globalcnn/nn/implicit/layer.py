@@ -1,4 +1,4 @@
-"""What layers that solve have in common: how often they evaluated their function, and what that costs."""
+"""What implicit layers have in common: how often they evaluated their function, and what that costs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Protocol
 
 from torch import nn
 
-from ..errors import UserError
+from ...errors import UserError
 
 
-class SolveError(UserError, RuntimeError):
-    """A solve needed more evaluations than allowed, did not converge, or broke down."""
+class ConvergenceError(UserError, RuntimeError):
+    """An implicit layer needed more evaluations than allowed, did not converge, or broke down."""
 
 
-class SolveBlock(nn.Module):
-    """A layer whose output solves an equation in its function `f`, a submodule evaluated again and again.
+class ImplicitLayer(nn.Module):
+    """A layer whose output is defined by an equation in its function `f`, a submodule evaluated repeatedly.
 
     nominal_evaluations: how many evaluations the published cost stands for; None: what a forward needs.
     """
@@ -36,13 +36,13 @@ class SolveBlock(nn.Module):
 
 
 @dataclass(frozen=True)
-class SolveCounts:
-    """Multiply-adds of a network that solves, for one image: what is computed once, and per evaluation.
+class ImplicitCounts:
+    """Multiply-adds of a network with implicit layers, for one image: outside of them, and per evaluation.
 
     evaluations: how many the published cost stands for; measured: how many the forward took that was counted.
-    A network with several solves counts one evaluation of each as one.
+    Of several implicit layers, one evaluation of each counts as one.
 
-    >>> counts = SolveCounts(1000, 100, evaluations=20, measured=14)
+    >>> counts = ImplicitCounts(1000, 100, evaluations=20, measured=14)
     >>> counts.macs(), counts.macs(14)
     (3000, 2400)
     """
@@ -69,19 +69,19 @@ class CountedLayer(Protocol):
         """Multiply-adds."""
 
 
-def solve_counts(model: nn.Module, layers: Iterable[CountedLayer]) -> SolveCounts | None:
-    """Split a count by layers into what lies outside the solves and what one evaluation costs.
+def implicit_counts(model: nn.Module, layers: Iterable[CountedLayer]) -> ImplicitCounts | None:
+    """Split a count by layers into what lies outside the implicit layers and what one evaluation costs.
 
     layers: `globalcnn.measure.count(model, input_size).layers`, counted just before: the number of
-    evaluations is that of the model's last forward. None for a model that solves nothing.
+    evaluations is that of the model's last forward. None for a model without implicit layers.
 
     Raises `UserError` if the model has not run.
     """
-    blocks = {name: m for name, m in model.named_modules() if isinstance(m, SolveBlock)}
+    blocks = {name: m for name, m in model.named_modules() if isinstance(m, ImplicitLayer)}
     if not blocks:
         return None
     if not all(block.evaluations for block in blocks.values()):
-        raise UserError("solve_counts: the model has not run yet; count it first and hand over its layers")
+        raise UserError("implicit_counts: the model has not run yet; count it first and hand over its layers")
     outside = 0
     inside = dict.fromkeys(blocks, 0)
     for layer in layers:
@@ -92,7 +92,7 @@ def solve_counts(model: nn.Module, layers: Iterable[CountedLayer]) -> SolveCount
             inside[block] += layer.macs
     measured = max(block.evaluations for block in blocks.values())
     nominal = [b.nominal_evaluations for b in blocks.values() if b.nominal_evaluations is not None]
-    return SolveCounts(
+    return ImplicitCounts(
         outside=outside,
         per_evaluation=sum(inside[b] // blocks[b].evaluations for b in blocks),
         evaluations=max(nominal, default=measured),

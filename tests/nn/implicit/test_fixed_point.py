@@ -11,9 +11,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from globalcnn import UserError
-from globalcnn.nn.equilibrium import Equilibrium, Solve
-from globalcnn.nn.fixed_point import METHODS, Anderson, Broyden, Picard, fixed_point
-from globalcnn.nn.solving import SolveError
+from globalcnn.nn.implicit import ConvergenceError
+from globalcnn.nn.implicit.equilibrium import Equilibrium, Solver
+from globalcnn.nn.implicit.fixed_point import METHODS, Anderson, Broyden, Picard, fixed_point
 
 EVERY = [Picard(), Anderson(), Broyden(), Anderson(memory=2), Broyden(memory=3), Picard(0.7)]
 every_method = pytest.mark.parametrize("method", EVERY, ids=repr)
@@ -198,7 +198,7 @@ def begin(x):
 
 
 def tight(method=None, evaluations=150):
-    return Solve(Broyden() if method is None else method, tolerance=1e-12, max_evaluations=evaluations)
+    return Solver(Broyden() if method is None else method, tolerance=1e-12, max_evaluations=evaluations)
 
 
 def gradients(layer, x):
@@ -247,7 +247,7 @@ def test_every_forward_keeps_its_own_backward():
 
 
 def test_what_can_be_read_after_a_forward_and_a_backward():
-    layer, x = Equilibrium(Cell(), Solve(tolerance=1e-6), backward=Solve(Anderson(), 1e-4, 40)), offsets(3)
+    layer, x = Equilibrium(Cell(), Solver(tolerance=1e-6), backward=Solver(Anderson(), 1e-4, 40)), offsets(3)
     assert layer.evaluations == 0
     assert layer.residual is None
     out = layer(begin(x), x)
@@ -272,22 +272,22 @@ def test_what_can_be_read_after_a_forward_and_a_backward():
 
 def test_a_solve_that_fails_is_accepted_or_an_error():
     x = offsets(3)
-    few = Solve(Picard(), 1e-9, 4)
+    few = Solver(Picard(), 1e-9, 4)
     layer = Equilibrium(Cell(), few)
     layer(begin(x), x)
     assert layer.unconverged == 3
     assert not layer.converged.any()
     words = (
-        r"the solve by picard left 3 of 3 samples above tolerance=1e-09 after max_evaluations=4 "
+        r"the forward iteration by picard left 3 of 3 samples above tolerance=1e-09 after max_evaluations=4 "
         r"\(worst residual .*\): raise max_evaluations or tolerance"
     )
-    with pytest.raises(SolveError, match=words):
+    with pytest.raises(ConvergenceError, match=words):
         Equilibrium(Cell(), few, on_failure="error")(begin(x), x)
     layer = Equilibrium(Cell(), tight(), backward=few, on_failure="error")
     out = layer(begin(x), x)
-    with pytest.raises(SolveError, match="the backward solve by picard left"):
+    with pytest.raises(ConvergenceError, match="the backward iteration by picard left"):
         out[0].sum().backward()
-    Equilibrium(Cell(), Solve(Picard(), None, 4), on_failure="error")(begin(x), x)
+    Equilibrium(Cell(), Solver(Picard(), None, 4), on_failure="error")(begin(x), x)
 
 
 def test_shapes_must_stay():
@@ -319,7 +319,7 @@ def test_parametrised_weights_get_gradients_whatever_is_cached(gradient):
     grads = []
     for cached in (False, True):
         torch.manual_seed(0)
-        layer = Equilibrium(Convolution(), Solve(tolerance=1e-5), gradient=gradient)
+        layer = Equilibrium(Convolution(), Solver(tolerance=1e-5), gradient=gradient)
         if cached:
             with parametrize.cached():
                 (z,) = layer((torch.zeros_like(x),), x)
@@ -333,7 +333,7 @@ def test_parametrised_weights_get_gradients_whatever_is_cached(gradient):
 
 
 def test_precisions_and_empty_batches():
-    layer, x = Equilibrium(Convolution(), Solve(tolerance=1e-4)), torch.randn(2, 4, 5, 5)
+    layer, x = Equilibrium(Convolution(), Solver(tolerance=1e-4)), torch.randn(2, 4, 5, 5)
     (exact,) = layer((torch.zeros_like(x),), x)
     with torch.autocast("cpu", torch.bfloat16):
         (low,) = layer((torch.zeros_like(x),), x)
@@ -353,9 +353,9 @@ def test_fixed_iterations_compile_and_export():
     x = torch.randn(2, 4)
     for layer in (
         Equilibrium(Half()),
-        Equilibrium(Half(), Solve(Broyden(), None, 4)),
+        Equilibrium(Half(), Solver(Broyden(), None, 4)),
     ):
-        layer.unroll = 5 if layer.solve.tolerance is not None else None
+        layer.unroll = 5 if layer.solver.tolerance is not None else None
         torch._dynamo.reset()
         with torch.no_grad():
             expected = layer((torch.zeros_like(x),), x)[0]

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
-from ..errors import UserError
+from ...errors import UserError
 from .fixed_point import Broyden, FixedPoint, FixedPointMethod, fixed_point
-from .solving import SolveBlock, SolveError
+from .layer import ConvergenceError, ImplicitLayer
 
 States = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Solve:
+class Solver:
     """How a fixed point is sought: method, tolerance on |f(z) - z| / |f(z)| per sample, limit on evaluations.
 
     tolerance None makes every evaluation and looks at no data.
@@ -49,24 +49,22 @@ class _Report:
     backward_converged: Tensor | None = None
 
 
-class Equilibrium(SolveBlock):
+class Equilibrium(ImplicitLayer):
     """The fixed point `z = f(z, *inputs)` of a tuple of tensors, each (N, ...).
 
     Parameters
     ----------
     f: module called as `f(states, *inputs)`, from a tuple of tensors to one of the same shapes. It must treat
-    the
-        samples of a batch apart from each other (no BatchNorm), and be the same function during one forward
-        (dropout masks are inputs).
-    solve: how to find the fixed point; Broyden, tolerance 1e-3, at most 30 evaluations.
+        the samples of a batch apart from each other (no BatchNorm), and be the same function during one
+        forward (dropout masks are inputs).
+    solver: how to find the fixed point; Broyden, tolerance 1e-3, at most 30 evaluations.
     backward: the same for the linear equation `y = y df/dz + grad` of the gradient, from y = 0; None: as
-    `solve`.
-        A sample for which nothing beats the start is left with the gradient of "jacobian_free".
+        `solver`. A sample for which nothing beats the start is left with the gradient of "jacobian_free".
     gradient: "implicit" solves that equation: memory of one evaluation, exact at the fixed point (published);
         "unrolled" differentiates the iterations of the solver, for checks; "jacobian_free" leaves df/dz out,
         a cheap descent direction.
     on_failure: where a sample does not reach the tolerance, "accept" its best state so far and count it in
-        `unconverged` (published), or raise `SolveError` ("error").
+        `unconverged` (published), or raise `ConvergenceError` ("error").
     nominal_evaluations: how many evaluations the published cost stands for; None: what a forward needs.
 
     The output is the image `f(z)` of the state found, with and without gradient. For a gradient ("implicit",
@@ -76,11 +74,11 @@ class Equilibrium(SolveBlock):
     after a backward `backward_evaluations` (products of a vector with df/dz), `backward_residual`,
     `backward_converged`.
 
-    `unroll`: an attribute; a whole number replaces the solve by so many plain iterations from the start, with
-    their gradient, as for the first steps of training; None (at first) solves.
+    `unroll`: an attribute; a whole number replaces the solver by so many plain iterations from the start
+    (with their gradient), as for the first steps of training; None (at first): the solver.
 
-    A solve looks at the data: it does not compile into one graph or export. `unroll`, or a tolerance of None,
-    runs the same operations for every input.
+    The solver looks at the data: it does not compile into one graph or export. `unroll`, or a tolerance of
+    None, runs the same operations for every input.
 
     Source: Bai, Kolter and Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1; jacobian_free: Fung et
     al., "JFB: Jacobian-Free Backpropagation for Implicit Networks", AAAI 2022.
@@ -98,9 +96,9 @@ class Equilibrium(SolveBlock):
     def __init__(
         self,
         f: nn.Module,
-        solve: Solve | None = None,
+        solver: Solver | None = None,
         *,
-        backward: Solve | None = None,
+        backward: Solver | None = None,
         gradient: Literal["implicit", "unrolled", "jacobian_free"] = "implicit",
         on_failure: Literal["accept", "error"] = "accept",
         nominal_evaluations: int | None = None,
@@ -109,8 +107,8 @@ class Equilibrium(SolveBlock):
         _check_choice("gradient", gradient, ("implicit", "unrolled", "jacobian_free"))
         _check_choice("on_failure", on_failure, ("accept", "error"))
         self.f = f
-        self.solve = Solve() if solve is None else solve
-        self.backward_solve = self.solve if backward is None else backward
+        self.solver = Solver() if solver is None else solver
+        self.backward_solver = self.solver if backward is None else backward
         self.gradient = gradient
         self.on_failure = on_failure
         self.nominal_evaluations = nominal_evaluations
@@ -166,20 +164,20 @@ class Equilibrium(SolveBlock):
             return tuple(start)
         with _weights_computed_once(self.f):
             if self.unroll is None:
-                z = self._solved(image, z, report)
+                z = self._found(image, z, report)
             else:
                 for _ in range(self.unroll):
                     z = image(z)
         return pack.split(z)
 
-    def _solved(self, image: Callable[[Tensor], Tensor], start: Tensor, report: _Report) -> Tensor:
+    def _found(self, image: Callable[[Tensor], Tensor], start: Tensor, report: _Report) -> Tensor:
         """The image of the state found, with its gradient where one is wanted."""
         differentiate = torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiate and self.gradient == "unrolled"):
-            found = self.solve(image, start)
+            found = self.solver(image, start)
         if not torch.compiler.is_compiling():
             report.residual, report.converged = found.residual, found.converged
-            self._check("solve", self.solve, found)
+            self._check("forward iteration", self.solver, found)
         if not differentiate or self.gradient == "unrolled":
             return found.fz
         z = found.z.detach().requires_grad_()
@@ -196,27 +194,27 @@ class Equilibrium(SolveBlock):
                 (back,) = torch.autograd.grad(fz, z, y, retain_graph=True, allow_unused=True)
                 return grad if back is None else back + grad
 
-            found = self.backward_solve(product, torch.zeros_like(grad))
+            found = self.backward_solver(product, torch.zeros_like(grad))
             report.backward_evaluations = found.evaluations
             report.backward_residual, report.backward_converged = found.residual, found.converged
-            self._check("backward solve", self.backward_solve, found)
+            self._check("backward iteration", self.backward_solver, found)
             return found.fz
 
         return solved
 
-    def _check(self, which: str, solve: Solve, found: FixedPoint) -> None:
-        if self.on_failure == "accept" or solve.tolerance is None or bool(found.converged.all()):
+    def _check(self, which: str, solver: Solver, found: FixedPoint) -> None:
+        if self.on_failure == "accept" or solver.tolerance is None or bool(found.converged.all()):
             return
-        raise SolveError(
-            f"Equilibrium: the {which} by {solve.method.name} left {int((~found.converged).sum())} of "
-            f"{len(found.converged)} samples above tolerance={solve.tolerance:g} after "
-            f"max_evaluations={solve.max_evaluations} (worst residual {found.residual.max().item():.3g}): "
+        raise ConvergenceError(
+            f"Equilibrium: the {which} by {solver.method.name} left {int((~found.converged).sum())} of "
+            f"{len(found.converged)} samples above tolerance={solver.tolerance:g} after "
+            f"max_evaluations={solver.max_evaluations} (worst residual {found.residual.max().item():.3g}): "
             'raise max_evaluations or tolerance, or take the best state with on_failure="accept"'
         )
 
     def extra_repr(self) -> str:
         """The settings that the submodules do not show."""
-        return f"{self.solve}, gradient={self.gradient}, on_failure={self.on_failure}"
+        return f"{self.solver}, gradient={self.gradient}, on_failure={self.on_failure}"
 
 
 class _Packing:
@@ -267,7 +265,7 @@ def _weights_computed_once(f: nn.Module) -> Iterator[None]:
         yield
         return
     with parametrize.cached():
-        # first here, where gradients are on if they are wanted: made inside the solve they carry no graph
+        # first here, where gradients are on if they are wanted: made inside the solver they carry no graph
         for module in f.modules():
             if parametrize.is_parametrized(module):
                 for name in module.parametrizations:  # type: ignore[union-attr]

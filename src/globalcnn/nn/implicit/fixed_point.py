@@ -17,7 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
 
 
 class FixedPointMethod(ABC):
@@ -166,7 +166,7 @@ METHODS: dict[str, type[FixedPointMethod]] = {m.name: m for m in (Picard, Anders
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """What a solve found.
+    """What the solver found.
 
     z, fz: the best state of each sample and its image, (N, D); residual: |fz - z| / |fz|, (N,); converged:
     residual <= tolerance, (N,); evaluations: calls of f; trace: residuals of every evaluation.

@@ -16,8 +16,8 @@ from torch import nn
 
 from globalcnn import UserError
 from globalcnn.errors import MissingExtra
-from globalcnn.nn.ode import ADAPTIVE, FIXED_STEP, ODEBlock
-from globalcnn.nn.solving import SolveError, solve_counts
+from globalcnn.nn.implicit import ConvergenceError, implicit_counts
+from globalcnn.nn.implicit.ode import ADAPTIVE, FIXED_STEP, ODEBlock
 
 
 class Linear(nn.Module):
@@ -156,7 +156,7 @@ def test_too_many_evaluations_are_an_error_that_says_what_to_do(adjoint):
         r"dopri5 needs more than max_evaluations=50 evaluations at rtol=0.001, atol=0.001: "
         r"raise rtol and atol, raise max_evaluations, or use fixed steps \(euler, midpoint, rk4\)"
     )
-    with pytest.raises(SolveError, match=words):
+    with pytest.raises(ConvergenceError, match=words):
         ODEBlock(Wild(), max_evaluations=50, adjoint=adjoint)(torch.ones(1, 2))
 
 
@@ -164,14 +164,14 @@ def test_the_adjoint_is_limited_too():
     block = ODEBlock(Linear(), adjoint=True, rtol=1e-9, atol=1e-9, max_evaluations=10_000)
     out = block(start()).sum()
     block.max_evaluations = block.evaluations // 2
-    with pytest.raises(SolveError, match="max_evaluations"):
+    with pytest.raises(ConvergenceError, match="max_evaluations"):
         out.backward()
 
 
 def test_a_solution_that_is_not_finite_is_an_error():
-    with pytest.raises(SolveError, match=r"dopri5 broke down .*not finite"):
+    with pytest.raises(ConvergenceError, match=r"dopri5 broke down .*not finite"):
         ODEBlock(Linear())(torch.tensor([[float("nan")]]))
-    assert issubclass(SolveError, (UserError, RuntimeError))
+    assert issubclass(ConvergenceError, (UserError, RuntimeError))
 
 
 def test_settings_that_do_not_fit():
@@ -245,6 +245,6 @@ def test_copies_and_pickles_after_a_forward():
 
 
 def test_nothing_to_split_where_nothing_is_solved():
-    assert solve_counts(nn.Linear(2, 2), []) is None
+    assert implicit_counts(nn.Linear(2, 2), []) is None
     with pytest.raises(UserError, match="has not run yet; count it first"):
-        solve_counts(ODEBlock(Linear()), [])
+        implicit_counts(ODEBlock(Linear()), [])
