@@ -124,9 +124,32 @@ def test_one_folder_under_two_names_is_refused(picture_folder: Write) -> None:
     root = picture_folder({"": 3})
     (root / "puppy").symlink_to(root / "dog")
     with pytest.raises(
-        UserError, match=r"the class folders 'dog' and 'puppy' in '.*' are links to one folder"
+        UserError, match=r"the class folders 'dog' and 'puppy' in '.*' share images by a link"
     ):
         list_folder(root)
+
+
+def test_a_class_inside_another_is_refused(picture_folder: Write, picture: Write) -> None:
+    root = picture_folder({"": 3})
+    picture(root / "dog" / "young" / "a.png")
+    (root / "puppy").symlink_to(root / "dog" / "young")
+    with pytest.raises(
+        UserError, match=r"the class folders 'dog' and 'puppy' in '.*' share images by a link"
+    ):
+        list_folder(root)
+
+
+def test_a_link_to_nothing_is_refused(picture_folder: Write) -> None:
+    root = picture_folder({"": 3})
+    (root / "puppy").symlink_to(root / "none")
+    with pytest.raises(UserError, match=r"puppy' is a link to nothing: mend or remove it"):
+        list_folder(root)
+
+
+def test_images_beside_the_class_folders_are_counted(picture_folder: Write, picture: Write) -> None:
+    root = picture_folder({"train": 3, "test": 2})
+    picture(root / "train" / "loose.png")
+    assert list_folder(root).notes == ("images beside the class folders passed over: 1",)
 
 
 def test_a_link_to_the_whole_is_refused(picture_folder: Write) -> None:

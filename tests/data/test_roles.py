@@ -127,6 +127,14 @@ class Doubt(NamedTuple):
             "fold2' hold the same folders ('a', 'b'), so it is not clear which are the classes",
         ),
         Doubt(
+            {f"{part}/{part}/{name}": 2 for part in ("seg_train", "seg_test") for name in ("a", "b")},
+            "seg_test' has no images but folders in it, and the name of a part of a split",
+        ),
+        Doubt(
+            {f"{part}/deeper/{name}": 2 for part in ("one", "two") for name in ("a", "b")},
+            "two' hold the same folders ('a', 'b')",
+        ),
+        Doubt(
             {"a/train": 2, "a/test": 2, "b/train": 2, "b/test": 2},
             "b' hold the same folders ('test', 'train'), so it is not clear which are the classes",
         ),
@@ -139,7 +147,7 @@ class Doubt(NamedTuple):
         Doubt({"train/a": 2, "train/b": 2, "test/A": 2, "test/b": 2}, "differ by case alone: rename them"),
         Doubt({"data/train/a": 2, "data/train/b": 2, "data/test/a": 2}, "if its folders are meant"),
     ],
-    ids=lambda doubt: "-".join(doubt.folders),
+    ids=lambda doubt: "-".join(doubt.folders)[:60],
 )
 def test_what_is_in_doubt_is_refused(doubt: Doubt, tree: Write) -> None:
     with pytest.raises(UserError) as caught:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from ..errors import UserError
 from .pictures import SUFFIXES
-from .roles import alike, role_of
+from .roles import alike, names_role, role_of
 from .split import every_fifth
-from .walk import Found, holds_images, images_below, subfolders
+from .walk import Found, holds_images, image_folders, images_below, is_image_name, subfolders
 
 EXPECTED = (
     "it must have a folder of images per class, or train/ and test/ (or val/, or both) with a folder of "
@@ -184,38 +185,45 @@ def _check_classes(root: Path, classes: list[str]) -> None:
 
 def _check_places(root: Path, classes: list[str]) -> None:
     """Raise `UserError` for links by which an image would be of several classes."""
-    here = os.path.realpath(root)
-    seen: dict[str, str] = {}
-    for name in classes:
-        place = os.path.realpath(root / name)
-        if os.path.join(here, "").startswith(os.path.join(place, "")):
+    here = os.path.join(os.path.realpath(root), "")
+    places = {name: os.path.join(os.path.realpath(root / name), "") for name in classes}
+    for name, place in places.items():
+        if here.startswith(place):
             raise UserError(
                 f"the class folder {str(root / name)!r} is a link to a folder that holds it: remove the link"
             )
-        if place in seen:
+    # in order of places the folders inside a folder come right after it
+    ordered = sorted(places, key=lambda name: (places[name], name))
+    for one, other in pairwise(ordered):
+        if places[other].startswith(places[one]):
             raise UserError(
-                f"the class folders {seen[place]!r} and {name!r} in {str(root)!r} are links to one folder: "
-                "an image has one class; remove one of them"
+                f"the class folders {one!r} and {other!r} in {str(root)!r} share images by a link: an image "
+                "has one class; remove the link"
             )
-        seen[place] = name
 
 
 def _check_no_parts(root: Path, classes: list[str]) -> None:
     """Raise `UserError` if the class folders look like parts of a split with unknown names: no images in
-    them, and the same two or more folders in several."""
+    them, and in the folders inside a word such as train in their own name, or the same folders in several.
+    """
     seen: dict[str, str] = {}
     for name in classes:
-        folders = subfolders(root / name)
-        if len(folders) < 2 or holds_images(root / name, deep=False):
+        if holds_images(root / name, deep=False):
             continue
-        shared = [folder for folder in folders if folder in seen]
+        if names_role(name):
+            raise UserError(
+                f"{str(root / name)!r} has no images but folders in it, and the name of a part of a split: "
+                "call the parts train, val and test, and have one folder of images per class in each"
+            )
+        innermost = image_folders(root / name)
+        shared = sorted(innermost & seen.keys())
         if len(shared) > 1 and seen[shared[0]] == seen[shared[1]]:
             raise UserError(
                 f"{str(root / seen[shared[0]])!r} and {str(root / name)!r} hold the same folders "
                 f"({', '.join(map(repr, shared[:5]))}), so it is not clear which are the classes: "
                 "name the parts of a split train, val and test, and have one folder per class in each"
             )
-        seen |= dict.fromkeys(folders, name)
+        seen |= dict.fromkeys(innermost, name)
 
 
 def _check_same_classes(root: Path, first: str, second: str, classes: list[str]) -> None:
@@ -236,6 +244,7 @@ def _check_same_classes(root: Path, first: str, second: str, classes: list[str])
 
 
 def _listing(root: Path, classes: list[str], found: Found) -> Listing:
+    found.beside += sum(map(is_image_name, os.listdir(root)))
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

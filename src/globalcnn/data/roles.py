@@ -37,11 +37,25 @@ def role_of(name: str) -> str | None:
     >>> [role_of(name) for name in ("Training", "test_set", "val2017", "TestImages", "cat", "train station")]
     ['train', 'test', 'val', 'test', None, None]
     """
+    roles = [_role(word) for word in _words(name)]
+    return roles[0] if len(roles) == 1 else None
+
+
+def names_role(name: str) -> bool:
+    """Whether one of the words of the name stands for a part of a split.
+
+    >>> names_role("seg_train"), names_role("training")
+    (True, True)
+    """
+    return any(_role(word) for word in _words(name))
+
+
+def _words(name: str) -> list[str]:
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = [word for word in re.findall(r"[^\W\d_]+", spaced.lower()) if word not in _FILLING]
-    if len(words) != 1:
-        return None
-    word = words[0]
+    return [word for word in re.findall(r"[^\W\d_]+", spaced.lower()) if word not in _FILLING]
+
+
+def _role(word: str) -> str | None:
     return _ROLE_OF.get(word) or _ROLE_OF.get(re.sub(r"(set|data|images)$", "", word))
 
 

@@ -20,6 +20,7 @@ class Found:
     kinds: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     links: int = 0
+    beside: int = 0
     deeper: int = 0
 
     def notes(self) -> tuple[str, ...]:
@@ -34,6 +35,8 @@ class Found:
             notes.append(f"hidden or system files passed over inside class folders: {self.hidden}")
         if self.links:
             notes.append(f"links to folders passed over inside class folders: {self.links}")
+        if self.beside:
+            notes.append(f"images beside the class folders passed over: {self.beside}")
         if self.deeper:
             notes.append(f"images in folders inside class folders, which belong to that class: {self.deeper}")
         return tuple(notes)
@@ -42,7 +45,11 @@ class Found:
 def subfolders(root: Path) -> list[str]:
     """The names of the visible folders in `root`, links to folders among them, sorted."""
     try:
-        return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+        inside = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
+        for entry in inside:
+            if entry.is_symlink() and not entry.exists():
+                raise UserError(f"{str(entry)!r} is a link to nothing: mend or remove it")
+        return sorted(entry.name for entry in inside if entry.is_dir())
     except OSError as error:
         raise _unreadable(error, str(root)) from error
 
@@ -70,11 +77,23 @@ def is_image_name(name: str) -> bool:
 
 def holds_images(folder: Path, *, deep: bool = True) -> bool:
     """Whether there is an image in `folder`, or below it if `deep`."""
-    for _, folders, names in os.walk(folder, onerror=_refuse):
+    try:
+        with os.scandir(folder) as entries:  # stops at the first image of what may be very many
+            if any(is_image_name(entry.name) and not entry.is_dir() for entry in entries):
+                return True
+    except OSError as error:
+        raise _unreadable(error, str(folder)) from error
+    return deep and bool(image_folders(folder))
+
+
+def image_folders(folder: Path) -> set[str]:
+    """The names of the folders below `folder` that hold images themselves."""
+    found = set()
+    for here, folders, names in os.walk(folder, onerror=_refuse):
         if any(map(is_image_name, names)):
-            return True
-        folders[:] = [name for name in folders if deep and not is_hidden(name)]
-    return False
+            found.add(os.path.basename(here))
+        folders[:] = [name for name in folders if not is_hidden(name)]
+    return found
 
 
 def _refuse(error: OSError) -> None:
