@@ -25,13 +25,14 @@ from ..errors import UserError
 from ..nn import GlobalLayer
 from ..nn.fused import FusedGlobalLayer
 from ..nn.implicit import ImplicitLayer
+from ..nn.narrow import NarrowConv2d
 from .replace import replace_module
 from .shapes import ShapeTrace, trace_shapes
 
 # exact classes: a subclass may use its weight in another way
-_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, Conv2dSame)
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, NarrowConv2d, Conv2dSame)
 _NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, BatchNormAct2d)
-_LEAVES = (GlobalLayer, FusedGlobalLayer, ImplicitLayer, _BatchNorm)
+_LEAVES = (GlobalLayer, FusedGlobalLayer, ImplicitLayer, NarrowConv2d, _BatchNorm)
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",

@@ -15,7 +15,9 @@ from typing import Final
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
+from ..graph import replace_module
 from ..nn import GlobalLayer
+from ..nn.narrow import NarrowConv2d
 from ..ops import PDE
 from .base import ImageClassifier, check_in_chans, feature, init_by_fan_out
 from .registry import register_cifar
@@ -56,6 +58,7 @@ class ResNet(ImageClassifier):
                 self._append(f"global{i}", GlobalLayer(wide, pde, bias=bias))
             self.feature_info.append(feature(wide, 2 ** (i - 1), self.body[-1]))
             width = wide
+        _with_narrow_convolutions(self)
         init_by_fan_out(self)
         self.make_head(width, num_classes, global_pool, drop_rate)
 
@@ -68,6 +71,14 @@ class ResNet(ImageClassifier):
         for name in self.body:
             x = self.get_submodule(name)(x)
         return x
+
+
+def _with_narrow_convolutions(network: nn.Module) -> None:
+    """Let convolutions between maps of few channels choose their memory layout; it shows in nothing else."""
+    for name, conv in list(network.named_modules()):
+        blocks = type(conv) is nn.Conv2d and conv.kernel_size == (3, 3) and conv.groups == 1
+        if blocks and conv.in_channels > 4 and (conv.in_channels % 16 or conv.out_channels % 16):
+            replace_module(network, name, new=NarrowConv2d.from_conv(conv))
 
 
 def _stage(c_in: int, c_out: int, depth: int, *, stride: int) -> nn.Sequential:
