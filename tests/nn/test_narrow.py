@@ -144,7 +144,7 @@ def test_a_network_with_it_counts_traces_and_exports_as_one_without():
         setattr(twin.get_submodule(parent), last, plain(net.get_submodule(name)))
     assert list(net.state_dict()) == list(twin.state_dict())
     ours, theirs = (count(m, (3, 32, 32)) for m in (net, twin))
-    assert (ours.params, ours.macs, ours.macs_paper) == (theirs.params, theirs.macs, theirs.macs_paper)
+    assert (ours.params, ours.macs, ours.macs_pde) == (theirs.params, theirs.macs, theirs.macs_pde)
     images = torch.randn(8, 3, 24, 24)
     graphs = [torch.export.export(m.layer1, (torch.randn(8, 10, 24, 24),)).graph for m in (net, twin)]
     names = [[str(node.target) for node in graph.nodes] for graph in graphs]
