@@ -13,10 +13,11 @@ try:
     _torchvision.check()
     from .models import create_model, list_models, load
     from .optimize import optimize_for_inference
+    from .train import train  # the function; `from globalcnn.train import Recipe` finds the package as before
 except _torchvision.BrokenTorchvision:
     # The command line imports this package before it can catch anything, and it is to say what is wrong in
     # one line. So the import goes through, and what needs torchvision raises when it is called.
-    create_model = list_models = load = optimize_for_inference = _torchvision.refuse
+    create_model = list_models = load = optimize_for_inference = train = _torchvision.refuse
 
 __version__ = "0.1.0"
 
@@ -31,4 +32,5 @@ __all__ = [
     "load",
     "optimize_for_inference",
     "solve",
+    "train",
 ]

@@ -125,7 +125,8 @@ def test_an_existing_run_folder(run, blobs, trained):
 def test_checkpoints_that_do_not_fit(run, trained, blobs, tmp_path):
     data = ("--data", f"npz:{blobs}", "--device", "cpu")
     refused(run("eval", tmp_path / "none", *data), "there is no checkpoint")
-    refused(run("eval", trained, "--device", "cpu"), "it has 3 classes and the data 10")
+    digits = ("--data", "digits", "--device", "cpu")
+    refused(run("eval", trained, *digits), "'3', '4', '5', '6', '7', '8', '9', which 'digits_conv' was not")
     refused(run("eval", trained, *data, "--model", "digits_global"), "'digits_conv', not of 'digits_global'")
     refused(run("eval", trained / "state.pt", *data), "a training state of globalcnn, not a file of")
     refused(run("eval", trained / "run.json", *data), "not a whole safetensors file")
@@ -149,7 +150,7 @@ def test_eval_keeps_what_is_there(run, trained, blobs, tmp_path):
 def test_compare_mistakes(run, blobs, tmp_path):
     data = ("--data", f"npz:{blobs}", "--out", tmp_path / "c")
     refused(run("compare", *data), "at least one network")
-    refused(run("compare", "digits_conv", "digits_conv", *data), "each once")
+    refused(run("compare", "digits_conv", "digits_conv", *data), "each network once")
     refused(run("compare", "digits_conv", *data, "--confusion", 0, 9), "two different classes of 0..2")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("hello")

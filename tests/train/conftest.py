@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from globalcnn.data import DataSource, load_data
+from globalcnn.train import Recipe, RunResult, build_for, train
 
 
 def striped(count: int, *, seed: int, side: int = 12, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -19,6 +21,21 @@ def striped(count: int, *, seed: int, side: int = 12, channels: int = 1) -> tupl
     images = 180.0 * patterns[labels] + rng.normal(30, 25, (count, side, side))
     images = np.repeat(images[..., None], channels, axis=-1)
     return images.clip(0, 255).astype(np.uint8), labels
+
+
+def train_net(
+    name: str,
+    data: DataSource,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    **how: Any,
+) -> RunResult:
+    """A training of the network of that name with fresh weights of `seed`, as the command line does it."""
+    model = build_for(name, data, recipe, seed=seed, num_classes=num_classes, in_chans=in_chans)
+    return train(model, data, recipe, seed=seed, **how)
 
 
 @pytest.fixture(scope="session")

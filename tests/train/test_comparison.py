@@ -60,7 +60,12 @@ def test_what_is_judged():
 
 @pytest.mark.parametrize(
     ("models", "seeds", "word"),
-    [((), (1,), "models="), (("a", "a"), (1,), "each once"), (("digits_conv",), (), "seeds=")],
+    [
+        ((), (1,), "models="),
+        (("digits_conv", "digits_conv"), (1,), "each once"),
+        (("digits_conv",), (), "seeds="),
+        (("digits_conv",), (2**32,), "seed=4294967296"),
+    ],
 )
 def test_arguments(stripes, models, seeds, word):
     with pytest.raises(UserError, match=word):

@@ -17,9 +17,11 @@ import torch
 from globalcnn import UserError
 from globalcnn.data import DataSource
 from globalcnn.models.weights import read_weights
-from globalcnn.train import Recipe, Silent, train
+from globalcnn.train import Recipe, Silent
 from globalcnn.train.folder import OURS
 from globalcnn.train.lock import LOCK, FolderLock
+
+from .conftest import train_net
 
 MODEL = "digits_conv"
 QUICK = Recipe(epochs=2, batch_size=24, crop_padding=0, validation=0.25)
@@ -38,7 +40,7 @@ class KilledAtTheStart(Silent):
 
 def go(data: DataSource, out: Path, recipe: Recipe = QUICK, **how: Any) -> Any:
     """A training in `out`."""
-    return train(MODEL, data, recipe, out=out, seed=1, device="cpu", **how)
+    return train_net(MODEL, data, recipe, out=out, seed=1, device="cpu", **how)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

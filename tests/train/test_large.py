@@ -20,10 +20,10 @@ from PIL import Image
 
 from globalcnn.data import load_data
 from globalcnn.models.weights import read_weights
-from globalcnn.train import Progress, Recipe, Silent, train
+from globalcnn.train import Progress, Recipe, Silent
 from globalcnn.train.state import load_state
 
-from .conftest import striped
+from .conftest import striped, train_net
 
 EPOCHS = 5
 SETTINGS = (
@@ -162,7 +162,9 @@ def test_a_training_from_shards_goes_on_bit_for_bit(shards: str, tmp_path: Path,
     def run(out: Path, *, reporter: Silent | None = None, resume: bool = False) -> None:
         data = load_data(shards, validation=validation, seed=2, image_size=24)
         settings = {"seed": 2, "device": "cpu", "reporter": reporter, "resume": resume}
-        train("resnet_global_tiny_cifar", data, recipe.replace(validation=validation), out=out, **settings)
+        train_net(
+            "resnet_global_tiny_cifar", data, recipe.replace(validation=validation), out=out, **settings
+        )
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole)

@@ -17,8 +17,10 @@ from globalcnn import UserError
 from globalcnn.cli.main import main
 from globalcnn.models import load_with_card
 from globalcnn.models.weights import read_weights
-from globalcnn.train import Recipe, Silent, TrainingDiverged, evaluate, train
+from globalcnn.train import Recipe, Silent, TrainingDiverged, evaluate
 from globalcnn.train.state import load_state
+
+from .conftest import train_net
 
 MODEL = "resnet_global_tiny_cifar"
 QUICK = Recipe(epochs=3, batch_size=16, lr=0.05, drop_rate=0.1, crop_padding=2, cutout=3, ema_decay=0.9)
@@ -51,7 +53,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def finished(stripes, tmp_path_factory):
     """The folder of a run that was never killed."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    train(MODEL, stripes, QUICK, out=folder, seed=3, device="cpu")
+    train_net(MODEL, stripes, QUICK, out=folder, seed=3, device="cpu")
     return folder
 
 
@@ -59,9 +61,9 @@ def finished(stripes, tmp_path_factory):
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(stripes, finished, tmp_path, epoch, step):
     folder = tmp_path / "run"
     with pytest.raises(Killed):
-        train(MODEL, stripes, QUICK, out=folder, seed=3, device="cpu", reporter=KilledAt(epoch, step))
+        train_net(MODEL, stripes, QUICK, out=folder, seed=3, device="cpu", reporter=KilledAt(epoch, step))
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == epoch - 1
-    train(MODEL, stripes, QUICK, out=folder, seed=3, device="cpu", resume=True)
+    train_net(MODEL, stripes, QUICK, out=folder, seed=3, device="cpu", resume=True)
     assert same(weights(folder), weights(finished))
     assert same(weights(folder, "best.safetensors"), weights(finished, "best.safetensors"))
     timeless = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines(folder)]
@@ -76,7 +78,7 @@ def lines(folder: Path) -> list[str]:
 
 def test_another_seed_gives_other_weights(stripes, finished, tmp_path):
     """The comparison above can fail."""
-    train(MODEL, stripes, QUICK, out=tmp_path / "run", seed=4, device="cpu")
+    train_net(MODEL, stripes, QUICK, out=tmp_path / "run", seed=4, device="cpu")
     assert not same(weights(tmp_path / "run"), weights(finished))
 
 
@@ -111,8 +113,8 @@ def test_what_a_run_folder_holds(stripes, finished):
     about = json.loads((finished / "run.json").read_text())
     assert about["seed"] == 3
     assert about["recipe"] == json.loads(json.dumps(QUICK.as_dict()))
-    assert about["model"]["model"] == MODEL
-    assert about["data"] == {"name": stripes.name, "train": 72, "val": 24, "test": 48}
+    assert about["model"]["name"] == MODEL
+    assert about["data"] == {**stripes.identity(), "test": 48}
     assert {"python", "torch", "timm", "globalcnn", "cpu", "threads"} <= set(about["environment"])
     summary = json.loads((finished / "summary.json").read_text())
     model, description = load_with_card(finished / "last.safetensors")
@@ -134,25 +136,23 @@ def test_the_best_weights_are_chosen_by_the_held_out_images(stripes, finished):
 def test_a_filled_folder_is_not_touched_without_a_word(stripes, finished, tmp_path):
     before = {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
     with pytest.raises(UserError, match="is not empty: --resume goes on"):
-        train(MODEL, stripes, QUICK, out=finished, seed=3, device="cpu")
+        train_net(MODEL, stripes, QUICK, out=finished, seed=3, device="cpu")
     with pytest.raises(UserError, match=r"lr was 0.05 and is now 0.5"):
-        train(MODEL, stripes, QUICK.replace(lr=0.5), out=finished, seed=3, device="cpu", resume=True)
+        train_net(MODEL, stripes, QUICK.replace(lr=0.5), out=finished, seed=3, device="cpu", resume=True)
     with pytest.raises(UserError, match="seed was 3 and is now 5"):
-        train(MODEL, stripes, QUICK, out=finished, seed=5, device="cpu", resume=True)
-    with pytest.raises(
-        UserError, match="model was 'resnet_global_tiny_cifar' and is now 'resnet_tiny_cifar'"
-    ):
-        train("resnet_tiny_cifar", stripes, QUICK, out=finished, seed=3, device="cpu", resume=True)
+        train_net(MODEL, stripes, QUICK, out=finished, seed=5, device="cpu", resume=True)
+    with pytest.raises(UserError, match="name was 'resnet_global_tiny_cifar' and is now 'resnet_tiny_cifar'"):
+        train_net("resnet_tiny_cifar", stripes, QUICK, out=finished, seed=3, device="cpu", resume=True)
     with pytest.raises(UserError, match="exclude each other"):
-        train(MODEL, stripes, QUICK, out=finished, seed=3, device="cpu", resume=True, overwrite=True)
+        train_net(MODEL, stripes, QUICK, out=finished, seed=3, device="cpu", resume=True, overwrite=True)
     assert {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
 
 
 def test_overwrite_replaces_the_run_and_leaves_files_of_others(stripes, tmp_path):
     one = QUICK.replace(epochs=1)
-    train(MODEL, stripes, one, out=tmp_path, seed=0, device="cpu")
+    train_net(MODEL, stripes, one, out=tmp_path, seed=0, device="cpu")
     (tmp_path / "notes.txt").write_text("mine")
-    train(MODEL, stripes, one.replace(validation=0.0), out=tmp_path, seed=1, device="cpu", overwrite=True)
+    train_net(MODEL, stripes, one.replace(validation=0.0), out=tmp_path, seed=1, device="cpu", overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
 
@@ -160,13 +160,13 @@ def test_overwrite_replaces_the_run_and_leaves_files_of_others(stripes, tmp_path
 def test_resume_where_nothing_is(stripes, tmp_path):
     (tmp_path / "letter.txt").write_text("hello")
     with pytest.raises(UserError, match="holds no run to resume"):
-        train(MODEL, stripes, QUICK, out=tmp_path, device="cpu", resume=True)
+        train_net(MODEL, stripes, QUICK, out=tmp_path, device="cpu", resume=True)
 
 
 def test_a_diverging_run_names_the_step_and_the_layer_and_keeps_the_last_good_weights(stripes, tmp_path):
     recipe = QUICK.replace(lr=1e30, warmup_epochs=0.0, ema_decay=0.0)
     with pytest.raises(TrainingDiverged) as caught:
-        train(MODEL, stripes, recipe, out=tmp_path, seed=0, device="cpu")
+        train_net(MODEL, stripes, recipe, out=tmp_path, seed=0, device="cpu")
     message = str(caught.value)
     assert "step 2 of epoch 1" in message
     assert "conv1' (Conv2d)" in message
@@ -198,17 +198,17 @@ def test_the_layer_where_nan_begins_is_found():
 )
 def test_a_network_that_does_not_fit_the_data(stripes, settings, word):
     with pytest.raises(UserError, match=word):
-        train(MODEL, stripes, QUICK, device="cpu", settings=settings)
+        train_net(MODEL, stripes, QUICK, device="cpu", **settings)
 
 
 def test_unknown_devices_and_optimisers(stripes):
     with pytest.raises(UserError, match="device='tpu' must be auto, cpu"):
-        train(MODEL, stripes, QUICK, device="tpu")
+        train_net(MODEL, stripes, QUICK, device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="finds no CUDA device"):
-            train(MODEL, stripes, QUICK, device="cuda")
+            train_net(MODEL, stripes, QUICK, device="cuda")
     with pytest.raises(UserError, match="unknown optimizer 'sgdd'"):
-        train(MODEL, stripes, QUICK.replace(optimizer="sgdd"), device="cpu")
+        train_net(MODEL, stripes, QUICK.replace(optimizer="sgdd"), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_unknown_devices_and_optimisers(stripes):
     ],
 )
 def test_recipes_run(stripes, change):
-    result = train(MODEL, stripes, QUICK.replace(epochs=2, **change), device="cpu")
+    result = train_net(MODEL, stripes, QUICK.replace(epochs=2, **change), device="cpu")
     assert len(result.epochs) == 2
     assert all(e["train_loss"] > 0 for e in result.epochs)
 
 
 def test_a_network_learns(stripes):
-    result = train("resnet_global_tiny_cifar", stripes, QUICK.replace(epochs=12, cutout=0), device="cpu")
+    result = train_net("resnet_global_tiny_cifar", stripes, QUICK.replace(epochs=12, cutout=0), device="cpu")
     assert result.test.accuracy > 0.9
 
 
@@ -237,11 +237,15 @@ def test_the_learning_rate_follows_the_schedule(stripes):
     step = QUICK.replace(
         epochs=3, lr=0.1, schedule="step", milestones=(1, 2), warmup_epochs=0.0, ema_decay=0.0
     )
-    rates = [e["lr"] for e in train(MODEL, stripes, step, device="cpu").epochs]
+    rates = [e["lr"] for e in train_net(MODEL, stripes, step, device="cpu").epochs]
     assert rates == pytest.approx([0.1, 0.01, 0.001])
     constant = step.replace(schedule="constant", milestones=())
-    assert [e["lr"] for e in train(MODEL, stripes, constant, device="cpu").epochs] == pytest.approx([0.1] * 3)
-    cosine = [e["lr"] for e in train(MODEL, stripes, step.replace(schedule="cosine"), device="cpu").epochs]
+    assert [e["lr"] for e in train_net(MODEL, stripes, constant, device="cpu").epochs] == pytest.approx(
+        [0.1] * 3
+    )
+    cosine = [
+        e["lr"] for e in train_net(MODEL, stripes, step.replace(schedule="cosine"), device="cpu").epochs
+    ]
     assert cosine == sorted(cosine, reverse=True)
     assert cosine[-1] < 0.01
 

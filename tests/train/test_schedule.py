@@ -9,9 +9,8 @@ from timm.optim import RMSpropTF
 
 from globalcnn.models.darts_cells import DropPath as DartsDropPath
 from globalcnn.reproduce import find_recipe
-from globalcnn.train import CrossEntropy, Recipe
+from globalcnn.train import CrossEntropy, Recipe, build_for
 from globalcnn.train.loop import Trainer
-from globalcnn.train.run import describe
 from globalcnn.train.schedule import LARGEST_NOISE, Schedule, noise
 from globalcnn.train.setting_up import make_accelerator
 
@@ -74,7 +73,7 @@ def trainer_of(network, data, recipe):
 @pytest.mark.parametrize("model", ["efficientnet_b0_global", "mobilenetv3_global", "mobilenetv2_global"])
 def test_dropout_drop_path_and_optimiser_arrive(stripes, model):
     recipe = find_recipe("published", model).replace(epochs=1, batch_size=8)
-    network = describe(model, stripes, recipe, {}).build()
+    network = build_for(model, stripes, recipe)
     assert network.drop_rate == 0.2
     paths = [m.drop_prob for m in network.modules() if isinstance(m, DropPath)]
     assert paths
@@ -96,7 +95,7 @@ def test_drop_path_of_darts_rises_over_the_epochs(stripes):
     """From 0, linearly, and from the epoch alone, so that a resumed training goes on as it would have."""
     recipe = find_recipe("published", "darts_global_tiny_cifar").replace(epochs=4, batch_size=24, cutout=0)
     assert recipe.drop_path_rate == 0.2
-    network = describe("darts_global_tiny_cifar", stripes, recipe, {}).build()
+    network = build_for("darts_global_tiny_cifar", stripes, recipe)
     trainer = trainer_of(network, stripes, recipe)
     seen, paths = [], [m for m in network.modules() if isinstance(m, DartsDropPath)]
 

@@ -11,14 +11,15 @@ import tyro
 
 from ..data import DataSource
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import read_json, remove_left_aside, write_json
 from ..measure import environment
-from ..models import check_model_name, shown_name
+from ..models import shown_name
 from ..train import Recipe
-from ..train.comparison import Compared, compare, judged_by
+from ..train.comparison import Compared, compare, judged_by, run_folder
+from ..train.setting_up import checked_device, checked_seed
 from ..viz import plot_comparison
-from .console import count, milliseconds, percent, say, table
-from .options import DataOptions, RecipeName, RecipeOptions, resolve_recipe
+from .console import count, milliseconds, percent, say, say_notes, table
+from .options import DataOptions, RecipeName, RecipeOptions, network_source, resolve_recipe
 from .reporting import TrainingReporter
 
 JSON, PICTURE = "compare.json", "compare.png"
@@ -34,7 +35,7 @@ class Args:
     """
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
-    """Names of the networks, this library's or timm's."""
+    """The networks: names as in `globalcnn list` or of timm's, my_net.py:build, package.module:function."""
     images: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     recipe: RecipeName = "modern"
     changes: Annotated[RecipeOptions, tyro.conf.arg(name="")] = field(default_factory=RecipeOptions)
@@ -56,27 +57,35 @@ def run(args: Args) -> None:
     """Compare, print, write."""
     if not args.models:
         raise UserError("compare needs the names of at least one network; see `globalcnn list`")
-    for model in args.models:
-        check_model_name(model)
+    sources = [network_source(text) for text in args.models]
+    labels = [source.label for source in sources]
+    if len(set(labels)) != len(labels):
+        raise UserError(f"compare {' '.join(labels)}: name each network once")
     recipe = resolve_recipe(args.recipe, args.models[0], args.changes, args.images.data)
+    for seed in args.seeds:
+        checked_seed(seed)
+    checked_device(args.device)
+    check_place(args.out, resume=args.resume, overwrite=args.overwrite)
     data = args.images.load(validation=recipe.validation)
     _check_pair(args.confusion, data)
     about = {
-        "models": list(args.models),
+        "models": labels,
         "data": data.name,
         "recipe": recipe.as_dict(),
         "seeds": list(args.seeds),
     }
     prepare_out(args.out, about, resume=args.resume, overwrite=args.overwrite)
-    say(f"comparing {', '.join(map(shown_name, args.models))} on {data!r}")
+    say(f"comparing {', '.join(map(shown_name, labels))} on {data!r}")
+    say_notes(data)
     entries = compare(
-        args.models,
+        sources,
         data,
         recipe,
         seeds=args.seeds,
         out=args.out,
         device=args.device,
         resume=args.resume,
+        notes={"data_options": args.images.describe()},
         reporter=lambda label: TrainingReporter(label=label),
     )
     print_comparison(entries, data.name, recipe, pair=args.confusion)
@@ -103,27 +112,41 @@ def _check_pair(pair: tuple[int, int] | None, data: DataSource) -> None:
 
 def prepare_out(out: Path, about: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """A folder for the comparison `about`: new, or of the same comparison to resume, or one to replace."""
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
+    filled = check_place(out, resume=resume, overwrite=overwrite)
     plan = out / "plan.json"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {str(out)!r} is a file; choose another")
-    filled = out.is_dir() and any(out.iterdir())
+    remove_left_aside(out, (JSON, PICTURE, "plan.json"))
     if filled and resume:
         if not plan.is_file():
             raise UserError(f"--out {str(out)!r} holds no comparison to resume; choose another")
         before = read_json(plan)
-        changed = [k for k in about if before.get(k) != about[k]]
+        changed = [k for k in about if not isinstance(before, dict) or before.get(k) != about[k]]
         if changed:
             raise UserError(f"the comparison in {str(out)!r} was another one: {', '.join(changed)} differ")
-    elif filled and not overwrite:
+    elif filled:
+        _clear(out, plan)
+    write_json(plan, about)
+
+
+def check_place(out: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether `out` holds something already; a `UserError` unless a comparison may start or go on there."""
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    try:
+        filled = out.is_dir() and any(out.iterdir())
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {str(out)!r} is a file; choose another")
+    except OSError as error:
+        raise UserError(f"cannot read --out {str(out)[:200]!r}: {error.strerror or error}") from error
+    if resume and not filled:
+        raise UserError(
+            f"there is no comparison in {str(out)!r} to resume: without --resume a new one starts there"
+        )
+    if filled and not (resume or overwrite):
         raise UserError(
             f"--out {str(out)!r} is not empty: --resume goes on with it, --overwrite replaces it, "
             "or choose another"
         )
-    elif filled:
-        _clear(out, plan)
-    write_json(plan, about)
+    return filled
 
 
 def _clear(out: Path, plan: Path) -> None:
@@ -131,9 +154,11 @@ def _clear(out: Path, plan: Path) -> None:
     if not plan.is_file():
         raise UserError(f"--out {str(out)!r} holds other files than a comparison's; choose another")
     before = read_json(plan)
+    if not isinstance(before, dict) or not all(isinstance(before.get(k), list) for k in ("models", "seeds")):
+        raise UserError(f"{str(plan)!r} is not the plan of a comparison; choose another --out")
     for model in before["models"]:
         for seed in before["seeds"]:
-            folder = out / model / f"seed{seed}"
+            folder = run_folder(out, str(model), seed)
             for file in folder.glob("*") if folder.is_dir() else ():
                 if file.is_file():
                     file.unlink()

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..data import DataSource
+
 PLAIN_WIDTH = 400  # a table takes what it needs of it
 
 
@@ -30,6 +32,12 @@ def console(*, error: bool = False) -> Console:
 def say(text: str = "") -> None:
     """One line to standard output, as it is (no markup)."""
     console().print(text, markup=False)
+
+
+def say_notes(data: DataSource) -> None:
+    """What was decided or passed over when the data was read, a line each."""
+    for note in data.notes:
+        say(f"note: {note}")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> None:

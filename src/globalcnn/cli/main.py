@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("info", "layers, parameters, multiply-adds, depth and receptive field of a network"),
     "train": ("train", "train a network and keep the run in a folder"),
     "eval": ("evaluate", "how good a trained network is"),
+    "predict": ("predict", "what a trained network takes images for"),
     "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
     "table": ("table", "every row of the published tables beside what is counted and measured here"),
     "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),

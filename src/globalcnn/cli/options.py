@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
+from torch import nn
 
 from ..data import DataSource, load_data
 from ..errors import UserError
+from ..models import NamedSource, Source, parse_source, settings_for_size
 from ..reproduce import RECIPES, find_recipe
 from ..train import Recipe, suited_to
+
+NETWORK = (
+    "a name as in `globalcnn list` or of timm's, my_net.py:build (a function in a file) or "
+    "package.module:function"
+)
+
+ImageSize = int | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -27,9 +39,9 @@ class DataOptions:
     """Folder that holds mnist, cifar10 or cifar100."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Download mnist, cifar10 or cifar100 into --data-dir if they are not there."""
-    image_size: int | None = None
-    """Resize the images to this side, in pixels. Default: as they are; 224 for folders of larger images
-    and for shards."""
+    image_size: ImageSize = None
+    """Resize the images to this side, or to this height and width, in pixels. Default: as they are; 224 for
+    folders of larger images and for shards."""
     shard_images: tuple[int, ...] | None = None
     """How many images the shards of each split hold, in the order train, val, test of those there are, for
     wds: without _info.json."""
@@ -46,6 +58,98 @@ class DataOptions:
             shard_images=self.shard_images,
             num_classes=num_classes,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json keeps, so that `globalcnn eval` finds the data from any folder."""
+        kind, _, path = self.data.partition(":")
+        return {
+            "data": f"{kind}:{os.path.abspath(os.path.expanduser(path))}" if path else kind,
+            "data_dir": None if self.data_dir is None else os.path.abspath(self.data_dir),
+            "shard_images": self.shard_images,
+        }
+
+
+@dataclass(frozen=True)
+class DataOfRun(DataOptions):
+    """Which images; by default those of the training."""
+
+    data: str | None = None  # type: ignore[assignment]
+    """As in `globalcnn train`. Default: the data of the training."""
+    image_size: ImageSize = None
+    """Resize the images to this side, or to this height and width. Default: as in training."""
+
+    def of(self, run: Mapping[str, Any] | None, image_size: tuple[int, int]) -> DataOptions:
+        """The options to load by. run: what run.json says, if there is one; image_size: of the training."""
+        told: Mapping[str, Any] = {}
+        if self.data is None:
+            kept = None if run is None else run.get("data_options")
+            if not isinstance(kept, Mapping) or not isinstance(kept.get("data"), str):
+                raise UserError("there is no run.json that says which data it was trained on: give --data")
+            told = kept
+        shards = self.shard_images or told.get("shard_images")
+        return DataOptions(
+            data=self.data or told["data"],
+            data_dir=self.data_dir or (Path(told["data_dir"]) if told.get("data_dir") else None),
+            download=self.download,
+            image_size=image_size if self.image_size is None else self.image_size,
+            shard_images=None if shards is None else tuple(shards),
+        )
+
+
+def network_source(text: str, settings: Sequence[str] = ()) -> Source:
+    """What a word on the command line means as a network, with settings KEY=VALUE; nothing is built yet."""
+    return parse_source(text, settings=parsed_settings(settings))
+
+
+def build_network(
+    text: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    seed: int | None = 0,
+) -> tuple[nn.Module, Source]:
+    """The network that a word on the command line means, with fresh weights of `seed`, and its source.
+
+    image_size: height and width for those that are made for one size. seed: None draws from the global
+    generator; else that generator is left as it was.
+    """
+    source = network_source(text)
+    if isinstance(source, NamedSource) and image_size is not None:
+        source = NamedSource(source.name, {**settings_for_size(source.name, *image_size), **source.settings})
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return source.build(num_classes=num_classes, in_chans=in_chans), source
+
+
+def parsed_settings(words: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE words as arguments: numbers, true, false, null, lists as in JSON; anything else is text.
+
+    >>> parsed_settings(["drop_rate=0.1", "norm=batch", "widths=[8, 16]"])
+    {'drop_rate': 0.1, 'norm': 'batch', 'widths': [8, 16]}
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.replace("-", "_").isidentifier():
+            raise UserError(f"--set {word!r} must be KEY=VALUE, such as --set drop_rate=0.1")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        settings[key.replace("-", "_")] = value
+    return settings
+
+
+def height_and_width(image_size: ImageSize) -> tuple[int, int] | None:
+    """`--image-size` as (height, width), checked."""
+    if image_size is None:
+        return None
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise UserError(f"--image-size {height} {width}: both must be at least 1")
+    return height, width
 
 
 def _recipe_options() -> type:

@@ -6,21 +6,23 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from ..models import check_model_name, shown_name
-from ..train import train
+from ..models import shown_name
+from ..train import RunResult, build_for, start_from, train
+from ..train.folder import STATE, check_out
+from ..train.setting_up import checked_device, checked_seed
 from ..viz import plot_curves
-from .console import percent, say
-from .options import DataOptions, RecipeName, RecipeOptions, resolve_recipe
+from .console import percent, say, say_notes
+from .options import DataOptions, RecipeName, RecipeOptions, network_source, resolve_recipe
 from .reporting import TrainingReporter
 
 
 @dataclass(frozen=True)
 class Args:
-    """Train a network: one of this library's or any of timm's.
+    """Train a network: one of this library's, any of timm's, or your own.
 
     Classes and input channels follow the data unless given. The run folder holds the resolved recipe,
     versions and seed (run.json), figures per epoch (metrics.jsonl, curves.png), log.txt, the last weights and
@@ -29,10 +31,16 @@ class Args:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Name of the network, as in `globalcnn list`."""
+    """The network: a name as in `globalcnn list` or of timm's, my_net.py:build (a function in a file that
+    returns a torch.nn.Module), or package.module:function."""
     images: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     recipe: RecipeName = "modern"
     changes: Annotated[RecipeOptions, tyro.conf.arg(name="")] = field(default_factory=RecipeOptions)
+    set: tuple[str, ...] = ()
+    """KEY=VALUE ...: settings of the network's constructor or arguments of the function that builds it."""
+    init: Path | None = None
+    """Start from the weights of this run folder or .safetensors file (fine-tuning). Another number of
+    classes starts the classifier anew; 1 and 3 input channels are adapted to each other."""
     num_classes: int | None = None
     """Size of the output. Default: the classes of the data; needed for wds: whose _info.json lists none."""
     in_chans: int | None = None
@@ -42,7 +50,8 @@ class Args:
     out: Path | None = None
     """Run folder. Default: runs/MODEL-DATA-seedSEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in --out where it stopped."""
+    """Go on with the run in --out where it stopped; with more --epochs where the learning rate of an epoch
+    does not depend on their number (any schedule but cosine)."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in --out."""
     device: str = "auto"
@@ -51,20 +60,30 @@ class Args:
 
 def run(args: Args) -> None:
     """Train, then say how good the network is and where everything lies."""
-    check_model_name(args.model)
-    data_name = args.images.data
-    recipe = resolve_recipe(args.recipe, args.model, args.changes, data_name)
-    out = args.out or Path("runs") / f"{args.model}-{_slug(data_name)}-seed{args.seed}"
+    source = network_source(args.model, args.set)
+    recipe = resolve_recipe(args.recipe, args.model, args.changes, args.images.data)
+    out = args.out or Path("runs") / f"{_slug(source.label)}-{_slug(args.images.data)}-seed{args.seed}"
+    checked_seed(args.seed)
+    checked_device(args.device)
+    check_out(out, resume=args.resume, overwrite=args.overwrite)  # before much data is read
     data = args.images.load(validation=recipe.validation, seed=args.seed, num_classes=args.num_classes)
-    settings = {k: v for k in ("num_classes", "in_chans") if (v := getattr(args, k)) is not None}
-    first = int(os.environ.get("RANK", "0")) == 0
+    model = build_for(
+        source, data, recipe, seed=args.seed, num_classes=args.num_classes, in_chans=args.in_chans
+    )
+    notes: dict[str, Any] = {"data_options": args.images.describe()}
+    if args.init is not None:
+        notes["init"] = os.path.abspath(args.init)
+        if not (args.resume and (out / STATE).is_file()):
+            for line in start_from(model, args.init, classes=data.classes):
+                say(f"init: {line}")
+    say_notes(data)
     opening = (
-        f"training {shown_name(args.model)} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} "
+        f"training {shown_name(source.label)} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} "
         f"epochs; run folder {out}"
     )
     with TrainingReporter(folder=out, opening=opening) as reporter:
         result = train(
-            args.model,
+            model,
             data,
             recipe,
             out=out,
@@ -72,13 +91,21 @@ def run(args: Args) -> None:
             device=args.device,
             resume=args.resume,
             overwrite=args.overwrite,
-            settings=settings,
+            notes=notes,
             reporter=reporter,
         )
-    if not first:
-        return
-    plot_curves(result.epochs, out / "curves.png", title=f"{shown_name(args.model)} on {data.name}")
-    say(f"test accuracy after the last epoch: {percent(result.test.accuracy)}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        plot_curves(result.epochs, out / "curves.png", title=f"{shown_name(source.label)} on {data.name}")
+        _say_result(result, out)
+
+
+def _say_result(result: RunResult, out: Path) -> None:
+    for message in result.left_out:
+        say(f"left out of the evaluation: {message}")
+    if result.test is None:
+        say("the data has no test images to evaluate on")
+    else:
+        say(f"test accuracy after the last epoch: {percent(result.test.accuracy)}")
     if result.best_test is not None:
         say(
             f"test accuracy of epoch {result.best_epoch}, the best on the held-out images: "
@@ -89,4 +116,5 @@ def run(args: Args) -> None:
 
 def _slug(name: str) -> str:
     kind, _, path = name.partition(":")
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(path).stem)}" if path else kind
+    words = f"{Path(kind).stem}-{Path(path).stem}" if path else kind
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", words)[:100]

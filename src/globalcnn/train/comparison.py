@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from torch import nn
 from ..data import DataSource
 from ..errors import UserError
 from ..measure import Counts, Latency, count, latency
-from ..models import is_reconstruction, shown_name
+from ..models import Source, is_reconstruction, parse_source, shown_name
 from .evaluate import Evaluation
+from .folder import RUN
+from .network import build_for
 from .progress import Reporter
 from .recipe import Recipe
 from .run import RunResult, train
+from .setting_up import checked_seed
 
 BATCHES = (1, 64)
 
@@ -89,7 +93,7 @@ def judged_by(recipe: Recipe) -> str:
 
 
 def compare(
-    models: Sequence[str],
+    models: Sequence[str | Source],
     data: DataSource,
     recipe: Recipe,
     *,
@@ -98,42 +102,62 @@ def compare(
     device: str = "auto",
     resume: bool = False,
     batches: Sequence[int] = BATCHES,
+    notes: Mapping[str, Any] | None = None,
     reporter: Callable[[str], AbstractContextManager[Reporter]],
 ) -> list[Compared]:
     """Train every network with every seed, by the same recipe, then measure all side by side.
 
+    models: names, or how networks are built (see `models.parse_source`); each is built anew for each seed.
     out: holds one run folder per training, MODEL/seedSEED; None keeps none.
     resume: go on with trainings that were stopped; finished ones are not repeated.
     batches: batch sizes of the latency, measured alternating in this process after all trainings.
+    notes: plain values that every run.json keeps.
     reporter: makes the reporter of the training with that label.
     """
-    if not models or len(set(models)) != len(models):
-        raise UserError(f"models={list(models)!r}: give at least one network, each once")
+    sources = [parse_source(m) if isinstance(m, str) else m for m in models]
+    labels = [source.label for source in sources]
+    if not labels or len(set(labels)) != len(labels):
+        raise UserError(f"models={labels!r}: give at least one network, each once")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds={list(seeds)!r}: give at least one seed, each once")
-    runs: dict[str, list[RunResult]] = {}
-    for model in models:
-        runs[model] = []
+    for seed in seeds:
+        checked_seed(seed)
+    runs: dict[str, list[RunResult]] = {label: [] for label in labels}
+    for source, label in zip(sources, labels, strict=True):
         for seed in seeds:
-            folder = None if out is None else out / model / f"seed{seed}"
-            going_on = resume and folder is not None and (folder / "state.pt").is_file()
-            with reporter(f"{shown_name(model)} seed {seed}") as speaker:
-                runs[model].append(
-                    train(
-                        model,
-                        data,
-                        recipe,
-                        out=folder,
-                        seed=seed,
-                        device=device,
-                        resume=going_on,
-                        reporter=speaker,
-                    )
+            folder = None if out is None else run_folder(out, label, seed)
+            going_on = resume and folder is not None and (folder / RUN).is_file()
+            with reporter(f"{shown_name(label)} seed {seed}") as speaker:
+                result = train(
+                    build_for(source, data, recipe, seed=seed),
+                    data,
+                    recipe,
+                    out=folder,
+                    seed=seed,
+                    device=device,
+                    resume=going_on,
+                    notes=notes,
+                    reporter=speaker,
                 )
+            if result.test is None:
+                raise UserError(f"the data {data.name!r} has no test images to compare networks by")
+            runs[label].append(result)
     size = (data.in_chans, *data.image_size)
-    counts = {m: count(runs[m][0].model, size) for m in models}
-    times = {b: _latencies({m: runs[m][0].model for m in models}, size, b) for b in batches}
-    return [_compared(m, counts[m], seeds, runs[m], {b: times[b][m] for b in batches}) for m in models]
+    counts = {label: count(runs[label][0].model, size) for label in labels}
+    times = {b: _latencies({label: runs[label][0].model for label in labels}, size, b) for b in batches}
+    return [
+        _compared(label, counts[label], seeds, runs[label], {b: times[b][label] for b in batches})
+        for label in labels
+    ]
+
+
+def run_folder(out: Path, label: str, seed: int) -> Path:
+    """Where the training of a network with a seed lies in the folder of a comparison.
+
+    >>> run_folder(Path("out"), "my_net.py:build", 1).as_posix()
+    'out/my_net.py-build/seed1'
+    """
+    return out / re.sub(r"[^A-Za-z0-9._-]+", "-", label) / f"seed{seed}"
 
 
 def _latencies(models: dict[str, nn.Module], size: tuple[int, int, int], batch: int) -> dict[str, Latency]:
@@ -149,7 +173,7 @@ def _compared(
         params=counts.params,
         macs=counts.macs,
         seeds=tuple(seeds),
-        evaluations=tuple(r.best_test or r.test for r in runs),
+        evaluations=tuple(e for r in runs if (e := r.best_test or r.test) is not None),
         latencies=latencies,
         seconds=tuple(sum(e["seconds"] for e in r.epochs) for r in runs),
         epochs=tuple(r.epochs for r in runs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,21 +190,24 @@ class RunFolder:
     def summarise(
         self,
         history: list[dict[str, Any]],
-        test: Evaluation,
+        test: Evaluation | None,
         best_test: Evaluation | None,
         best_epoch: int | None,
+        left_out: Sequence[str],
     ) -> None:
         """Write summary.json."""
         if self.path is None or not self.accelerator.is_main_process:
             return
         figures = {
-            "test_accuracy": test.accuracy,
-            "test_loss": test.loss,
+            "test_accuracy": None if test is None else test.accuracy,
+            "test_loss": None if test is None else test.loss,
+            "test_images": None if test is None else test.images,
+            "test_images_left_out": list(left_out),
             "test_accuracy_of_best": None if best_test is None else best_test.accuracy,
             "best_epoch": best_epoch,
             "epochs": len(history),
             "training_seconds": round(sum(f["seconds"] for f in history), 1),
-            "test_confusion": test.confusion,
+            "test_confusion": None if test is None else test.confusion,
         }
         write_json(self.path / SUMMARY, {**figures, **self.about})
 

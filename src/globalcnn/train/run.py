@@ -1,22 +1,25 @@
-"""A training with its run folder: recipe, versions, figures, checkpoints; killed at any time, it resumes."""
+"""A training from network, data and recipe to weights and a run folder; killed at any time, it resumes."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from ..data import DataSource
-from ..errors import UserError
+from ..data import DataSource, from_arrays, from_dataset
+from ..errors import UserError, UserTypeError
 from ..measure import environment
-from ..measure.probe import check_runs
-from ..models import Card, NamedSource, settings_for_size
+from ..models import Card, Source, parse_source
 from .evaluate import Evaluation
 from .folder import RunFolder, check_out
 from .loop import Trainer
+from .network import card_for
 from .objectives import Objective, default_objective
 from .progress import EpochResult, Reporter, Silent
 from .recipe import Recipe
@@ -27,58 +30,85 @@ from .setting_up import checked_seed, make_accelerator
 class RunResult:
     """What a training ended with.
 
-    model: the network on the CPU with its last weights, in eval mode; test: evaluation of the last epoch's
-    weights on the test images; best_test: of the weights chosen by validation, None if nothing was held out;
-    epochs: the figures per epoch, as in metrics.jsonl.
+    model: the network that was given, on the CPU with its last weights (averaged where the recipe averages),
+    in eval mode; card: what its weights files say of it; test: evaluation of these weights on the test
+    images, None if there are none; best_test: of the weights chosen by validation, None if nothing was held
+    out; epochs: the figures per epoch, as in metrics.jsonl; left_out: test images that could not be read, a
+    message for each.
     """
 
     model: nn.Module
     card: Card
-    test: Evaluation
+    test: Evaluation | None
     best_test: Evaluation | None
     best_epoch: int | None
     epochs: tuple[dict[str, Any], ...]
+    left_out: tuple[str, ...] = ()
 
 
 def train(
-    model: str,
-    data: DataSource,
-    recipe: Recipe,
+    model: nn.Module,
+    data: Any,
+    recipe: Recipe | None = None,
     *,
     objective: Objective | None = None,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    source: Source | str | None = None,
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    settings: dict[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> RunResult:
-    """Train the network called `model` on `data` by `recipe`.
+    """Train any classifier of images: a module that takes (N, C, H, W) and returns logits (N, classes).
 
+    model: trained in place, from the weights that it has; afterwards on the CPU in eval mode.
+    data: images with labels: a `DataSource`, as `globalcnn.data.load_data` gives one; a pair (images, labels)
+        of arrays or tensors, a dictionary of them with the names of `globalcnn.data.from_arrays`, or a torch
+        `Dataset` of raw images (`from_dataset`).
+    recipe: default `Recipe()`.
     objective: what is minimised; default cross entropy, with auxiliary heads where the network has them and
         the recipe weighs them.
     out: run folder; None keeps nothing on disk. It must be new or empty, unless `resume` (go on with it)
         or `overwrite` (remove what an earlier run left in it; files of others stay).
-    seed: of weights, order and augmentation. On a CPU the same seed gives the same weights, bit for bit, also
-        when the training was killed and resumed (same versions, same number of threads).
+    seed: of order and augmentation, 0 to 2**32 - 1. On a CPU the same initial weights and seed give the same
+        weights, bit for bit, also when the training was killed and resumed (same versions, same number of
+        threads).
+    source: how the network is built, so that `globalcnn.load(out)` builds it again:
+        "package.module:function", "my_net.py:build", or an object of `globalcnn.models`; default what
+        `create_model` noted. Without one the run folder holds the weights alone, and loading them needs the
+        module.
     device: "auto", "cpu", "cuda" or "mps"; several processes through torchrun.
-    settings: further arguments of the network's constructor.
+    notes: plain values to keep in run.json under their names.
 
-    Raises `UserError` for what does not fit, `TrainingDiverged` for a loss that is not finite.
+    Raises `UserError` for what does not fit, `TrainingDiverged` for a loss that is not finite. A module that
+    was being trained when an error came is left as it is then.
+
+    >>> from globalcnn.data import load_data
+    >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
+    >>> result = train(net, load_data("digits"), Recipe(epochs=1, flip=False))  # doctest: +SKIP
+    >>> result.test.accuracy  # doctest: +SKIP
+    0.32
     """
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise UserTypeError(f"recipe={recipe!r} must be a Recipe, such as Recipe(epochs=5)")
+    if objective is not None and not isinstance(objective, Objective):
+        raise UserTypeError(f"objective={objective!r} must be an Objective, such as CrossEntropy()")
+    folder = None if out is None else Path(out)
     checked_seed(seed)
-    check_out(out, resume=resume, overwrite=overwrite)
-    card = describe(model, data, recipe, settings or {})
-    set_seed(seed)
-    network = card.build()
-    check_runs(network, (card.in_chans, *card.image_size))
+    data = as_source(data, recipe, seed)
+    check_out(folder, resume=resume, overwrite=overwrite)
+    card = card_for(model, data, recipe, source=parse_source(source) if isinstance(source, str) else source)
+    data.check_images(["test"])
+    chosen = default_objective(model, recipe) if objective is None else objective
     # auxiliary heads and stochastic depth leave parameters without gradient in some steps
-    unused = bool(recipe.drop_path_rate or getattr(network, "uncounted_modules", ()))
+    unused = bool(recipe.drop_path_rate or getattr(model, "uncounted_modules", ()))
     accelerator = make_accelerator(device, recipe.precision, unused_parameters=unused)
-    chosen = default_objective(network, recipe) if objective is None else objective
+    set_seed(seed)
     trainer = Trainer(
-        network,
+        model,
         data,
         recipe,
         objective=chosen,
@@ -87,24 +117,42 @@ def train(
         num_classes=card.num_classes,
     )
     about = {
-        "model": {"model": card.label, **card.to_json()},
-        "data": {
-            "name": data.name,
-            "train": data.size("train"),
-            "val": data.size("val"),
-            "test": data.size("test"),
-        },
+        "model": {"name": card.label, **card.to_json()},
+        "data": {**data.identity(), "test": data.size("test")},
         "recipe": recipe.as_dict(),
         "objective": chosen.describe(),
         "seed": seed,
         "processes": accelerator.num_processes,
+        **(notes or {}),
         "environment": environment(),
     }
-    folder = RunFolder.open(out, about, resume=resume, overwrite=overwrite, accelerator=accelerator)
+    opened = RunFolder.open(folder, about, resume=resume, overwrite=overwrite, accelerator=accelerator)
     try:
-        return _run(trainer, card, folder, reporter)
+        return _run(trainer, card, opened, reporter)
     finally:
-        folder.close()
+        opened.close()
+
+
+def as_source(data: Any, recipe: Recipe, seed: int) -> DataSource:
+    """What `train` takes for data, as a source; the recipe's share of it is held out."""
+    if isinstance(data, DataSource):
+        return data
+    how = {"validation": recipe.validation, "seed": seed}
+    if isinstance(data, tuple) and len(data) == 2:
+        return from_arrays(*data, **how)
+    if isinstance(data, Mapping):
+        names = ("x_train", "y_train", "x_test", "y_test", "x_val", "y_val", "classes", "layout", "name")
+        unknown = [str(k) for k in data if k not in names]
+        if unknown or not {"x_train", "y_train"} <= data.keys():
+            what = f"has {', '.join(unknown)}" if unknown else "lacks x_train or y_train"
+            raise UserError(f"data {what}: a dictionary of arrays has the names {', '.join(names)}")
+        return from_arrays(**data, **how)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return from_dataset(data, **how)
+    raise UserTypeError(
+        "data must be a DataSource (load_data), (images, labels), a dictionary of arrays or a torch Dataset, "
+        f"not {type(data).__name__}"
+    )
 
 
 def _run(trainer: Trainer, card: Card, folder: RunFolder, reporter: Reporter | None) -> RunResult:
@@ -126,30 +174,6 @@ def _run(trainer: Trainer, card: Card, folder: RunFolder, reporter: Reporter | N
     return _finish(trainer, card, folder, history, best_weights, best_epoch)
 
 
-def describe(model: str, data: DataSource, recipe: Recipe, settings: dict[str, Any]) -> Card:
-    """What will be trained: classes and channels follow the data unless the settings say otherwise."""
-    chosen = dict(settings)
-    num_classes = chosen.pop("num_classes", None)
-    in_chans = chosen.pop("in_chans", None)
-    for name in ("drop_rate", "drop_path_rate"):
-        if getattr(recipe, name):
-            chosen.setdefault(name, getattr(recipe, name))
-    chosen = settings_for_size(model, *data.image_size) | chosen
-    card = Card(
-        source=NamedSource(model, chosen),
-        num_classes=len(data.classes) if num_classes is None else num_classes,
-        in_chans=data.in_chans if in_chans is None else in_chans,
-        image_size=data.image_size,
-        classes=data.classes,
-        mean=data.mean or (),
-        std=data.std or (),
-    )
-    if card.num_classes < len(data.classes) or card.in_chans != data.in_chans:
-        problems = card.misfits(len(data.classes), data.in_chans)
-        raise UserError(f"model {model!r} does not fit the data {data.name!r}: {' and '.join(problems)}")
-    return card
-
-
 def _is_best(trainer: Trainer, result: EpochResult) -> bool:
     if result.validation is None:
         return False
@@ -167,25 +191,33 @@ def _finish(
     best_weights: dict[str, Any] | None,
     best_epoch: int | None,
 ) -> RunResult:
-    loader = trainer.data.loader(
-        "test",
-        max(trainer.recipe.batch_size, 256),
-        device=trainer.accelerator.device,
-        rank=trainer.accelerator.process_index,
-        world_size=trainer.accelerator.num_processes,
-    )
-    final = card.build()
-    best_test = None
-    try:
-        test = trainer.judge(loader)
-        if best_weights is not None:
-            final.load_state_dict(best_weights)
-            best_test = trainer.judge(loader, final.to(trainer.accelerator.device))
-    except UserError as error:
-        raise UserError(_finished_without_test(error, folder)) from error
-    final.load_state_dict(trainer.weights)
-    folder.summarise(history, test, best_test, best_epoch)
-    return RunResult(final.to("cpu").eval(), card, test, best_test, best_epoch, tuple(history))
+    """Judge the weights on the test images; the module then holds the last weights, on the CPU."""
+    last = {k: v.detach().clone() for k, v in trainer.weights.items()}
+    model = trainer.model
+    test = best_test = None
+    left_out: tuple[str, ...] = ()
+    if trainer.data.size("test"):
+        loader = trainer.data.loader(
+            "test",
+            max(trainer.recipe.batch_size, 256),
+            device=trainer.accelerator.device,
+            rank=trainer.accelerator.process_index,
+            world_size=trainer.accelerator.num_processes,
+            skip_damaged=True,
+        )
+        try:
+            model.load_state_dict(last)
+            test = trainer.judge(loader, model)
+            if best_weights is not None:
+                model.load_state_dict(best_weights)
+                best_test = trainer.judge(loader, model)
+        except UserError as error:
+            raise UserError(_finished_without_test(error, folder)) from error
+        left_out = loader.damaged
+    model.load_state_dict(last)
+    model.to("cpu", memory_format=torch.contiguous_format)
+    folder.summarise(history, test, best_test, best_epoch, left_out)
+    return RunResult(model.eval(), card, test, best_test, best_epoch, tuple(history), left_out)
 
 
 def _finished_without_test(error: UserError, folder: RunFolder) -> str:

@@ -1,0 +1,119 @@
+"""The network of a training: built for the data and recipe, and checked before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+
+from ..data import DataSource
+from ..data.memory import TensorSource
+from ..errors import UserError, UserTypeError
+from ..graph import eval_mode
+from ..measure.probe import probe_input
+from ..models import Card, NamedSource, Source, parse_source, settings_for_size, source_of
+from .evaluate import checked_logits
+from .recipe import Recipe
+from .setting_up import checked_seed
+
+STRETCH, CROP = "stretch", "crop"  # how images come to their size: whole ones, or their resized centre
+
+OF_THE_CONSTRUCTOR = ("drop_rate", "drop_path_rate")
+
+
+def build_for(
+    source: Source | str,
+    data: DataSource,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+) -> nn.Module:
+    """The network of `source` as it suits data and recipe, with fresh weights of `seed`.
+
+    source: as `models.parse_source` gives it, or its text. A registered name also gets the recipe's drop_rate
+    and drop_path_rate, and the size of the images if it is made for one size.
+    num_classes, in_chans: default those of the data.
+    """
+    checked_seed(seed)
+    chosen = parse_source(source) if isinstance(source, str) else source
+    if isinstance(chosen, NamedSource):
+        rates = {name: getattr(recipe, name) for name in OF_THE_CONSTRUCTOR if getattr(recipe, name)}
+        settings = {**settings_for_size(chosen.name, *data.image_size), **rates, **chosen.settings}
+        chosen = replace(chosen, settings=settings)
+    set_seed(seed)
+    return chosen.build(
+        num_classes=len(data.classes) if num_classes is None else num_classes,
+        in_chans=data.in_chans if in_chans is None else in_chans,
+    )
+
+
+def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Source | None = None) -> Card:
+    """What will be trained, once one image has gone through the network.
+
+    Raises `UserError` if it does not take the data's images, gives fewer logits than there are classes, or
+    was built without the dropout that the recipe asks for.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserTypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}"
+            + (f": create_model({model!r}) makes one" if isinstance(model, str) else "")
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError(f"the network {type(model).__name__} has no parameters to train")
+    known = source_of(model) if source is None else source
+    _check_rates(model, known, recipe)
+    outputs = _outputs(model, data, known.label)
+    if outputs < len(data.classes):
+        raise UserError(
+            f"model {known.label!r} does not fit the data {data.name!r}: it has {outputs} classes and the "
+            f"data {len(data.classes)}"
+        )
+    return Card(
+        source=known,
+        num_classes=outputs,
+        in_chans=data.in_chans,
+        image_size=data.image_size,
+        classes=data.classes,
+        mean=data.mean or (),
+        std=data.std or (),
+        about={"resizing": STRETCH if isinstance(data, TensorSource) else CROP},
+    )
+
+
+def _check_rates(model: nn.Module, source: Source, recipe: Recipe) -> None:
+    settings = getattr(source, "settings", None) or getattr(source, "arguments", None) or {}
+    for name in OF_THE_CONSTRUCTOR:
+        rate = getattr(recipe, name)
+        if rate and rate not in (settings.get(name), getattr(model, name, None)):
+            raise UserError(
+                f"recipe: {name}={rate} is a setting of the network's constructor, and {source.label!r} was "
+                f"built without it: build it with {name}={rate}, or take a recipe with {name}=0.0"
+            )
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, data: DataSource, label: str) -> int:
+    """How many logits the network gives for an image of the data."""
+    size = (data.in_chans, *data.image_size)
+    told = getattr(model, "in_chans", None)
+    if isinstance(told, int) and told != data.in_chans:
+        raise UserError(
+            f"model {label!r} does not fit the data {data.name!r}: it reads {told} channels and the data has "
+            f"{data.in_chans}"
+        )
+    with eval_mode(model):
+        try:
+            output = model(probe_input(model, size))
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"the model does not run on input_size={size}, the images of {data.name!r}: "
+                f"{type(error).__name__}: {first}"
+            ) from error
+    return checked_logits(output, 1).shape[1]
