@@ -5,12 +5,12 @@ python -m benchmarks.imagenet_cost_page
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from .pages import ROOT, number, put, table
+from .pages import read as read_result
+
 PAGE = ROOT / "docs" / "imagenet-cost.md"
 START, END = "<!-- tables: written by python -m benchmarks.imagenet_cost_page -->", "<!-- end of tables -->"
 KINDS = {
@@ -22,28 +22,13 @@ KINDS = {
 
 def read() -> dict[str, Any]:
     """The computed costs, parsed."""
-    return json.loads((ROOT / "results" / "imagenet-cost" / "cost.json").read_text(encoding="utf-8"))
-
-
-def number(x: float) -> str:
-    """Three digits, no exponent.
-
-    >>> [number(x) for x in (0.01234, 5.678, 1234.5, 65432.1)]
-    ['0.0123', '5.68', '1,230', '65,400']
-    """
-    return f"{float(f'{x:.3g}'):,.10g}"
+    return read_result("imagenet-cost/cost.json")
 
 
 def span(low_high: Sequence[float]) -> str:
     """A range, or one number where both ends are the same."""
     low, high = map(number, low_high)
     return low if low == high else f"{low} to {high}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def speeds(content: dict[str, Any]) -> str:
@@ -78,7 +63,7 @@ def speeds(content: dict[str, Any]) -> str:
             "### Measured: training steps on a CPU",
             f"{m['device']}, {env['simd']}, {env['threads']} thread(s), torch {env['torch']}; batches of "
             f"{m['batch_size']} at {m['image_size']} x {m['image_size']}, float32, PDE operator {m['backend']}, "
-            f"{next(iter(m['training'].values()))['steps']} timed steps of each network in turn, seed {m['seed']}. "
+            f"{next(iter(m['training'].values()))['steps']} rounds of one step of each network, seed {m['seed']}. "
             + m["note"],
             table(head, rows),
             f"Images/s of each Global network in those of its baseline: {', '.join(against_baselines(content))}. If "
@@ -176,8 +161,7 @@ def section(content: dict[str, Any]) -> str:
 
 def main() -> None:
     """Put the tables into the page, between its markers."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    PAGE.write_text(before + section(read()) + rest.split(END)[1], encoding="utf-8")
+    put(PAGE, section(read()))
 
 
 if __name__ == "__main__":

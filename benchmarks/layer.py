@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from globalcnn.measure import count
 from globalcnn.nn import GlobalLayer
 from globalcnn.ops import PDE
-from globalcnn.optimize.form import Form as OptimizedForm
-from globalcnn.optimize.form import prepared
+from globalcnn.optimize.form import Form, prepared
 
 from .results import Cell, Comparison, Progress, Settings, Side
-from .rounds import Form, Run, eager_backend, race, reason
+from .rounds import Run, Variant, eager_backend, reason, timed_in_rounds
 
 SHAPES = ((64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8), (16, 24, 56, 56), (16, 96, 14, 14))
 STEPS = (1, 5)
@@ -27,13 +26,13 @@ FORMATS: dict[str, torch.memory_format] = {
 }
 NOTES = (
     "The allocator is warm: the same tensors again and again.",
-    "The layer by the eager backend is shown for comparison; the ratio is of each side's best form. Fused: "
+    "The layer by the eager backend is shown for comparison; the ratio is of each side's fastest variant. Fused: "
     "the layer as optimize_for_inference puts it into a network, where a call looks nothing up.",
-    "Ceilings, measured in the same run: bytes, a copy of the map; arithmetic, a matrix product of as many "
-    "multiply-adds as the layer's convolutions and solve have; call, the layer on a map of one pixel.",
-    "With more steps than one the same layer of one step is measured in the same turns, for comparison.",
+    "Roofline, measured in the same run: bytes, a copy of the map; arithmetic, a matrix product of as many "
+    "multiply-adds as the layer has; call, the layer on a map of one pixel.",
+    "With more steps than one the same layer of one step is measured in the same rounds, for comparison.",
 )
-CEILING = "ceiling: "
+ROOFLINE = "roofline: "
 
 
 def compare_layers(settings: Settings, progress: Progress) -> Comparison:
@@ -62,34 +61,34 @@ def _cell(name: str, shape: tuple[int, ...], steps: int, training: bool, setting
         empty = Side("GlobalLayer"), Side("convolution")
         return Cell(name, *empty, images=shape[0], facts=facts, failure=reason(error))
     ours = [
-        Form(f"{words}{about}", _preparing(layer, x, fmt, training, eager), competes=not eager)
+        Variant(f"{words}{about}", _preparing(layer, x, fmt, training, eager), competes=not eager)
         for about, eager in (("", False), (", eager backend", True))
         for words, fmt in FORMATS.items()
     ]
     if not training:
-        ours = _fused(layer, x) + ours + _ceilings(layer, x)
+        ours = _fused(layer, x) + ours + _roofline(layer, x)
         if steps > 1:
             ours += _fused(GlobalLayer(channels), x, "K = 1, ", competes=False)
-    theirs = [Form(words, _preparing(conv, x, fmt, training, False)) for words, fmt in FORMATS.items()]
+    theirs = [Variant(words, _preparing(conv, x, fmt, training, False)) for words, fmt in FORMATS.items()]
     sides = (("GlobalLayer", ours), ("convolution", theirs))
-    return race(name, *sides, settings, images=shape[0], facts=facts)
+    return timed_in_rounds(name, *sides, settings, images=shape[0], facts=facts)
 
 
-def _fused(layer: nn.Module, x: Tensor, prefix: str = "", *, competes: bool = True) -> list[Form]:
+def _fused(layer: nn.Module, x: Tensor, prefix: str = "", *, competes: bool = True) -> list[Variant]:
     """The layer as `optimize_for_inference` puts it into a network: nothing is looked up at a call."""
 
     def preparing(fmt: torch.memory_format) -> Callable[[], Run]:
         def prepare() -> Run:
-            whole = prepared(copy.deepcopy(layer).eval(), OptimizedForm(fused=True))[0]
+            whole = prepared(copy.deepcopy(layer).eval(), Form(fused=True))[0]
             return forward(whole, x.clone().contiguous(memory_format=fmt))
 
         return prepare
 
-    return [Form(f"{prefix}fused, {words}", preparing(fmt), competes) for words, fmt in FORMATS.items()]
+    return [Variant(f"{prefix}fused, {words}", preparing(fmt), competes) for words, fmt in FORMATS.items()]
 
 
-def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:
-    """What the layer cannot be faster than, as forms that do not compete."""
+def _roofline(layer: nn.Module, x: Tensor) -> list[Variant]:
+    """What the layer cannot be faster than, as variants that do not compete."""
     counts = count(layer, x.shape[1:])
     side = 512
     rows = max(1, round(len(x) * counts.macs / side**2))
@@ -103,11 +102,11 @@ def _ceilings(layer: nn.Module, x: Tensor) -> list[Form]:
         return lambda: torch.mm(left, right, out=to)
 
     def calling() -> Run:
-        whole = prepared(copy.deepcopy(layer).eval(), OptimizedForm(fused=True))[0]
+        whole = prepared(copy.deepcopy(layer).eval(), Form(fused=True))[0]
         return forward(whole, x[:1, :, :1, :1].contiguous())
 
     ways = {"bytes": copying, "arithmetic": multiplying, "call": calling}
-    return [Form(CEILING + word, prepare, competes=False) for word, prepare in ways.items()]
+    return [Variant(ROOFLINE + word, prepare, competes=False) for word, prepare in ways.items()]
 
 
 def _preparing(module: nn.Module, x: Tensor, fmt: torch.memory_format, training: bool, eager: bool) -> Any:

@@ -56,7 +56,7 @@ def main() -> None:
     write_json(
         args.out,
         {
-            "what": "nanoseconds per vector of `lanes` elements, least of many turns in several processes, one thread; "
+            "what": "nanoseconds per vector of `lanes` elements, least of many rounds in several processes, one thread; "
             "bytes: of one plane",
             "lanes": BYTES[isa] // 4,
             "native": isa,

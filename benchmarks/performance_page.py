@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from .pages import ROOT, milliseconds, put
+from .pages import hardware as machine
+from .pages import read as read_result
+from .pages import table as markdown_table
+
 PAGE = ROOT / "docs" / "performance.md"
 START, END = "<!-- tables: written by python -m benchmarks.performance_page -->", "<!-- end of tables -->"
-CEILINGS = ("bytes", "arithmetic", "call")
+ROOFLINE = ("bytes", "arithmetic", "call")
 
 
 def read(name: str) -> dict[str, Any]:
-    """One result, parsed."""
-    return json.loads((ROOT / "results" / "bench" / name).read_text(encoding="utf-8"))
+    """One result of results/bench/, parsed."""
+    return read_result(f"bench/{name}")
 
 
 def hardware(content: dict[str, Any]) -> str:
-    """The versions and class of hardware, in words."""
-    e = content["environment"]
-    bound = f", {e['openmp']}" if e.get("openmp") else ""
-    seed = "" if content["seed"] is None else f", seed {content['seed']}"
-    return f"{e['cpu']}, {e['simd']}, {e['threads']} thread(s){bound}, torch {e['torch']}{seed}"
+    """The versions and class of hardware, in words, and the seed."""
+    return machine(content) + ("" if content["seed"] is None else f", seed {content['seed']}")
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
-    """Lines of a table in Markdown."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+    """Lines of a table in Markdown, an empty one after it."""
+    return [*markdown_table(columns, rows).splitlines(), ""]
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Three digits, or whole ones."""
-    if seconds is None:
-        return "-"
-    return f"{1e3 * seconds:,.0f}" if seconds >= 1 else f"{1e3 * seconds:.3g}"
+def fastest(side: dict[str, Any]) -> float | None:
+    """Seconds of the side's fastest variant."""
+    return next((f["seconds"] for f in side["variants"] if f["variant"] == side["fastest"]), None)
 
 
-def best(side: dict[str, Any]) -> float | None:
-    """Seconds of the side's best form."""
-    return next((f["seconds"] for f in side["forms"] if f["form"] == side["best"]), None)
-
-
-def form(side: dict[str, Any], name: str) -> float | None:
-    """Seconds of a form."""
-    return next((f["seconds"] for f in side["forms"] if f["form"] == name), None)
+def variant(side: dict[str, Any], name: str) -> float | None:
+    """Seconds of a variant."""
+    return next((f["seconds"] for f in side["variants"] if f["variant"] == name), None)
 
 
 def rounds(cell: dict[str, Any]) -> int:
-    """How often the forms of a cell were timed: one round is a single call of each."""
+    """How often the variants of a cell were timed."""
     return min(
-        f["runs"] for side in ("ours", "theirs") for f in cell[side]["forms"] if f["seconds"] is not None
+        f["rounds"] for side in ("ours", "theirs") for f in cell[side]["variants"] if f["seconds"] is not None
     )
 
 
@@ -76,50 +67,54 @@ def shapes(content: dict[str, Any]) -> list[list[int]]:
 
 
 def targets(content: dict[str, Any], compared: dict[str, Any]) -> list[str]:
-    """What was to be reached, beside what was measured."""
+    """The targets beside what was measured, and how many are missed."""
     rows: list[tuple[object, ...]] = []
     for shape in shapes(content)[:3]:
         one, five = (layer_cell(content, shape, steps, False) for steps in (1, 5))
         name = "x".join(map(str, shape))
-        rows.append((f"layer / 3x3 convolution, {name}, K 1", "<= 0.50 (goal 0.35)", f"{one['ratio']:.2f}"))
-        # measured in the same turns
+        rows.append(
+            (f"layer / 3x3 convolution, {name}, K 1", "<= 0.50 (stretch 0.35)", f"{one['ratio']:.2f}")
+        )
+        # measured in the same rounds
         alone = [
-            f["seconds"] for f in five["ours"]["forms"] if f["form"].startswith("K = 1") and f["seconds"]
+            f["seconds"]
+            for f in five["ours"]["variants"]
+            if f["variant"].startswith("K = 1") and f["seconds"]
         ]
-        growth = best(five["ours"]) / min(alone)  # type: ignore[operator]
+        growth = fastest(five["ours"]) / min(alone)  # type: ignore[operator]
         rows.append((f"layer, K 5 / K 1, {name}", "<= 1.5", f"{growth:.2f}"))
     for cell in cells(compared, "networks"):
         if cell["name"].startswith("resnet_global_cifar"):
             batch = cell["facts"]["batch"]
             name = f"ResNet-32 / ResNet-Global, batch {batch} ({rounds(cell)} rounds)"
-            rows.append((name, ">= 3.5 (goal 4)", f"{1 / cell['ratio']:.2f}"))
+            rows.append((name, ">= 3.5 (stretch 4)", f"{1 / cell['ratio']:.2f}"))
     for cell in cells(content, "training"):
         name = f"training step, ResNet-32 / ResNet-Global, batch {cell['facts']['batch']} ({rounds(cell)} rounds)"
         rows.append((name, ">= 3", f"{1 / cell['ratio']:.2f}"))
     kept = {r["steps"]: r["kept"] for r in content["tables"]["memory"]["rows"] if r["backend"] == "automatic"}
     rows.append(("memory kept for the backward, K 10 / K 1", "1", f"{kept[10] / kept[1]:.2f}"))
-    return table(("ratio of times", "wanted", "measured"), rows)
+    return table(("ratio of times", "target", "measured"), rows)
 
 
-def ceilings(content: dict[str, Any]) -> list[str]:
-    """The layer beside what it cannot be faster than."""
+def roofline(content: dict[str, Any]) -> list[str]:
+    """The layer beside its roofline: what it cannot be faster than."""
     rows = []
     for shape in shapes(content):
         for steps in (1, 5):
             cell = layer_cell(content, shape, steps, False)
-            bounds = [milliseconds(form(cell["ours"], f"ceiling: {word}")) for word in CEILINGS]
+            bounds = [milliseconds(variant(cell["ours"], f"roofline: {word}")) for word in ROOFLINE]
             rows.append(
                 (
                     "x".join(map(str, shape)),
                     steps,
-                    f"{milliseconds(best(cell['ours']))} ({cell['ours']['best']})",
+                    f"{milliseconds(fastest(cell['ours']))} ({cell['ours']['fastest']})",
                     *bounds,
-                    milliseconds(best(cell["theirs"])),
+                    milliseconds(fastest(cell["theirs"])),
                     f"{cell['ratio']:.2f}",
                     f"{layer_cell(content, shape, steps, True)['ratio']:.2f}",
                 )
             )
-    columns = ("shape", "K", "layer, ms", *CEILINGS, "convolution, ms", "ratio", "ratio, forward + backward")
+    columns = ("shape", "K", "layer, ms", *ROOFLINE, "convolution, ms", "ratio", "ratio, forward + backward")
     return table(columns, rows)
 
 
@@ -137,7 +132,7 @@ def phases(content: dict[str, Any]) -> list[str]:
         )
         for r in content["rows"]
     ]
-    return table(("shape", "K", "memory", *names, "whole call", "ceiling: arithmetic"), rows)
+    return table(("shape", "K", "memory", *names, "whole call", "roofline: arithmetic"), rows)
 
 
 def steps(content: dict[str, Any]) -> list[str]:
@@ -189,23 +184,23 @@ def spent(content: dict[str, Any]) -> list[str]:
         "in oneDNN",
         "in Global layers",
         "the rest",
-        "ceiling: arithmetic",
+        "roofline: arithmetic",
         "TorchScript, oneDNN Graph",
     )
     return table(("network", "batch", *heads), rows)
 
 
 def variants(content: dict[str, Any]) -> list[str]:
-    """Other choices: the phases of the layer at K 1."""
+    """Other builds of the kernels: the phases of the layer at K 1."""
     rows = []
-    for name, measured in {"as it is": content["rows"], **content["variants"]}.items():
+    for name, measured in {"as built": content["rows"], **content["variants"]}.items():
         for r in measured:
             if r["steps"] == 1 and r["shape"] in shapes_of(content)[:3]:
                 p = r["phases"]
                 spent = (p["convolutions"], p["steps"], sum(p.values()))
                 rows.append(("x".join(map(str, r["shape"])), r["format"], name, *(f"{x:.1f}" for x in spent)))
     rows.sort(key=lambda row: (row[0] != "64x16x32x32", row[0] != "64x32x16x16", row[1] == "channels-last"))
-    return table(("shape", "memory", "choice", "convolutions", "steps", "all phases"), rows)
+    return table(("shape", "memory", "build", "convolutions", "steps", "all phases"), rows)
 
 
 def shapes_of(content: dict[str, Any]) -> list[list[int]]:
@@ -218,11 +213,11 @@ def shapes_of(content: dict[str, Any]) -> list[list[int]]:
 
 
 def networks(content: dict[str, Any], word: str) -> list[str]:
-    """Networks, each side at its best."""
+    """Networks, each side at its fastest variant."""
     rows = [
         (
             c["name"],
-            *(f"{milliseconds(best(c[side]))} ({c[side]['best']})" for side in ("ours", "theirs")),
+            *(f"{milliseconds(fastest(c[side]))} ({c[side]['fastest']})" for side in ("ours", "theirs")),
             f"{1 / c['ratio']:.2f}",
             f"{1 / c['facts']['macs_ratio']:.2f}",
             rounds(c),
@@ -239,7 +234,7 @@ def about(name: str, content: dict[str, Any]) -> str:
     """What a file of results is of."""
     settings = content["settings"]
     return (
-        f"- `results/bench/{name}/bench.json`: {hardware(content)}; medians, at most {settings['runs']} rounds or "
+        f"- `results/bench/{name}/bench.json`: {hardware(content)}; medians, at most {settings['rounds']} rounds or "
         f"{settings['seconds']:g} s a cell"
     )
 
@@ -264,9 +259,9 @@ def of_the_kernel(kernel: dict[str, Any], alone: dict[str, Any]) -> list[str]:
         "So much longer than one step five take, one thread, channels-last (calls from `phases.json`):",
         "",
         *least_growth(alone, kernel),
-        "### Other choices",
+        "### Other builds",
         "",
-        "The same, at K 1, compiled with other choices.",
+        "The same at K 1, from kernels built with other choices.",
         "",
         *variants(kernel),
     ]
@@ -277,22 +272,22 @@ def of_networks(compared: dict[str, Any], apart: dict[str, Any], others: dict[st
     return [
         "### Networks",
         "",
-        "Each side at its own best of eager, channels-last, compiled and optimised (`optimize_for_inference`).",
+        "Each side at its fastest of eager, channels-last, compiled and optimised (`optimize_for_inference`).",
         "",
         *networks(compared, "networks"),
         "### Where the networks' time goes",
         "",
-        f"`results/bench/network_phases.json`: {hardware(apart)}; milliseconds. Both networks in one form: norms folded,",
+        f"`results/bench/network_phases.json`: {hardware(apart)}; milliseconds. Both networks in one variant: norms folded,",
         "Global layers fused, channels-last, compiled; the least of the medians of three processes.",
         "",
         *spent(apart),
         "### Other networks",
         "",
-        "Not measured again since the kernels and the compiled form became faster; some ratios stand on one or two rounds.",
+        "Not measured again since the kernels and the compiled variant became faster; some ratios stand on one or two rounds.",
         "At 224 x 224:",
         "",
         *networks(others, "imagenet"),
-        "Against networks that solve:",
+        "Against implicit networks:",
         "",
         *networks(others, "solvers"),
     ]
@@ -310,12 +305,12 @@ def section() -> str:
         ),
         "",
         *targets(bench, compared),
-        "### The layer beside its ceilings",
+        "### The layer and its roofline",
         "",
-        "Milliseconds of a forward; the ceilings are measured in the same run: a copy of the map (bytes), a matrix",
-        "product of as many multiply-adds as convolutions and solve have (arithmetic), the layer on one pixel (call).",
+        "Milliseconds of a forward; the roofline is measured in the same run: a copy of the map (bytes), a matrix",
+        "product of as many multiply-adds (arithmetic), the layer on a map of one pixel (call).",
         "",
-        *ceilings(bench),
+        *roofline(bench),
         *of_the_kernel(read("phases.json"), read("step.json")),
         *of_networks(compared, read("network_phases.json"), others),
         END,
@@ -325,10 +320,7 @@ def section() -> str:
 
 def main() -> None:
     """Put the tables into the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    PAGE.write_text(before + section() + after, encoding="utf-8")
+    put(PAGE, section())
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Tables of `globalcnn bench` as pictures."""
+"""Tables of `globalcnn bench` as pictures; `python -m benchmarks.pictures FOLDER...` draws them anew from bench.json."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from globalcnn.files import read_json
 from globalcnn.viz.figure import new_figure, save
 
 OURS, THEIRS = "tab:blue", "tab:orange"
@@ -22,7 +24,7 @@ def plot_bench(table: Mapping[str, Any], path: Path) -> None:
 
 
 def _plot_comparison(table: Mapping[str, Any], path: Path) -> None:
-    """Left the time per image of both sides in all forms, the best large; right the ratio of the best."""
+    """Left the time per image of both sides in all variants, the fastest large; right the ratio of the fastest."""
     cells = table["cells"]
     rows = list(range(len(cells)))[::-1]
     figure, (times, ratios) = new_figure(
@@ -54,21 +56,25 @@ def _plot_times(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, Any
         label = names.pop() if len(names) == 1 else many
         axes.plot([], [], "o", color=color, markersize=9, label=label)
         for row, cell in zip(rows, cells, strict=True):
-            forms = [f for f in cell[key]["forms"] if f["seconds"] is not None]
-            spent = {f["form"]: 1e3 * f["seconds"] / cell["images"] for f in forms}
-            best = cell[key]["best"]
-            if best is None:
+            variants = [f for f in cell[key]["variants"] if f["seconds"] is not None]
+            spent = {f["variant"]: 1e3 * f["seconds"] / cell["images"] for f in variants}
+            fastest = cell[key]["fastest"]
+            if fastest is None:
                 continue
-            ceilings = [time for form, time in spent.items() if form.startswith("ceiling")]
-            axes.plot(ceilings, [row + up] * len(ceilings), "|", color="0.3", markersize=9)
-            apart = ("ceiling", "K = ")  # these are no forms of the same layer
-            others = [time for form, time in spent.items() if form != best and not form.startswith(apart)]
+            roofline = [time for variant, time in spent.items() if variant.startswith("roofline")]
+            axes.plot(roofline, [row + up] * len(roofline), "|", color="0.3", markersize=9)
+            apart = ("roofline", "K = ")  # these are no variants of the same layer
+            others = [
+                time
+                for variant, time in spent.items()
+                if variant != fastest and not variant.startswith(apart)
+            ]
             axes.plot(others, [row + up] * len(others), "o", color=color, fillstyle="none", markersize=5)
-            axes.plot(spent[best], row + up, "o", color=color, markersize=9)
-            _beside(axes, row + up, f"{spent[best]:.3g}  {best}", color=color)
-    axes.plot([], [], "o", color="0.3", fillstyle="none", markersize=5, label="its other forms")
-    if any(f["form"].startswith("ceiling") for cell in cells for f in cell["ours"]["forms"]):
-        axes.plot([], [], "|", color="0.3", markersize=9, label="ceilings: call, bytes, arithmetic")
+            axes.plot(spent[fastest], row + up, "o", color=color, markersize=9)
+            _beside(axes, row + up, f"{spent[fastest]:.3g}  {fastest}", color=color)
+    axes.plot([], [], "o", color="0.3", fillstyle="none", markersize=5, label="its other variants")
+    if any(f["variant"].startswith("roofline") for cell in cells for f in cell["ours"]["variants"]):
+        axes.plot([], [], "|", color="0.3", markersize=9, label="roofline: call, bytes, arithmetic")
     axes.set(xscale="log", xlabel="time per image, ms (median; log scale)")
     low, high = axes.get_xlim()
     narrow = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
@@ -93,7 +99,7 @@ def _plot_ratios(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, An
         axes.plot([], [], "D", color="tab:red", markersize=5, label="ratio of multiply-adds")
     axes.axvline(1.0, color="black", linewidth=1, zorder=4)
     axes.set_xlim(0, 1.05 * largest)
-    axes.set_xlabel("blue / orange, the best of each (below 1: blue is faster)")
+    axes.set_xlabel("blue / orange, the fastest of each (below 1: blue is faster)")
 
 
 def _beside(axes: Any, row: float, words: str, *, color: str) -> None:
@@ -121,3 +127,14 @@ def _plot_memory(table: Mapping[str, Any], path: Path) -> None:
     panels[0].legend(fontsize=9, loc="upper left")
     figure.suptitle(table["title"])
     save(figure, path)
+
+
+def main(folders: Sequence[str]) -> None:
+    """Draw every table of the bench.json in each of `folders` beside it."""
+    for folder in map(Path, folders):
+        for word, table in read_json(folder / "bench.json")["tables"].items():
+            plot_bench(table, folder / f"{word}.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

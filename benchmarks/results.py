@@ -1,4 +1,4 @@
-"""What a benchmark gives: cells that compare two sides, each in several forms; and the settings."""
+"""What a benchmark gives: cells that compare two sides, each in several variants; and the settings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Progress = Callable[[str], None]
 class Settings:
     """How long to measure: timed rounds, seconds at most per cell; quick: a smoke run, small and short."""
 
-    runs: int = 30
+    rounds: int = 30
     seconds: float = 60.0
     quick: bool = False
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One form of one side: its times, or why there are none.
+    """One variant of one side: its times, or why there are none.
 
-    about: what there is to say of the form, such as what the search chose; competes: whether it may be the
-    side's best (False for what is shown for comparison alone).
+    about: what there is to say of the variant, such as what the search chose; competes: whether it may be the
+    side's fastest (False for what is shown for comparison alone).
     """
 
-    form: str
+    variant: str
     latency: Latency | None
     failure: str = ""
     about: str = ""
@@ -39,9 +39,9 @@ class Timed:
         times: dict[str, Any] = {"seconds": None}
         if self.latency is not None:
             t = self.latency
-            times = {"seconds": t.median, "lower": t.lower, "upper": t.upper, "runs": t.runs}
+            times = {"seconds": t.median, "lower": t.lower, "upper": t.upper, "rounds": t.runs}
         return {
-            "form": self.form,
+            "variant": self.variant,
             **times,
             "failure": self.failure,
             "about": self.about,
@@ -51,14 +51,14 @@ class Timed:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison in all its forms."""
+    """One side of a comparison in all its variants."""
 
     name: str
     timed: tuple[Timed, ...] = ()
 
     @property
-    def best(self) -> Timed | None:
-        """The fastest form; None if none came to a time."""
+    def fastest(self) -> Timed | None:
+        """The fastest variant; None if none came to a time."""
         times = [(t.latency.median, i) for i, t in enumerate(self.timed) if t.latency and t.competes]
         return self.timed[min(times)[1]] if times else None
 
@@ -79,8 +79,8 @@ class Cell:
 
     @property
     def ratio(self) -> float | None:
-        """Time of our best form as a multiple of theirs; below 1 ours is faster."""
-        ours, theirs = self.ours.best, self.theirs.best
+        """Time of our fastest variant as a multiple of theirs; below 1 ours is faster."""
+        ours, theirs = self.ours.fastest, self.theirs.fastest
         if ours is None or theirs is None or ours.latency is None or theirs.latency is None:
             return None
         return ours.latency.median / theirs.latency.median
@@ -89,11 +89,11 @@ class Cell:
         """For JSON."""
         sides = {}
         for key, side in (("ours", self.ours), ("theirs", self.theirs)):
-            best = side.best
+            fastest = side.fastest
             sides[key] = {
                 "name": side.name,
-                "best": None if best is None else best.form,
-                "forms": [t.as_dict() for t in side.timed],
+                "fastest": None if fastest is None else fastest.variant,
+                "variants": [t.as_dict() for t in side.timed],
             }
         return {
             "name": self.name,

@@ -1,4 +1,4 @@
-"""Runs both sides of a cell in turn, in all their forms."""
+"""Times both sides of a cell in rounds: every round runs each variant once, in an order that reverses."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from globalcnn.ops import backends
 from .results import Cell, Settings, Side, Timed
 
 Run = Callable[[], Any]
-BURST = 0.02  # seconds of a turn: as many calls as fit
-LEAST = 3  # rounds, however long they take: a median of one is none
+BURST = 0.02  # seconds of a variant in a round: as many calls as fit
+LEAST = 3  # rounds, however long they take: there is no median of fewer
+Key = tuple[int, int]  # side, variant
 
 
 @dataclass(frozen=True)
-class Form:
+class Variant:
     """One way to run a side: `prepare` builds what is then called again and again, or raises why it cannot.
 
-    What `prepare` returns may have an attribute `about`, a line on what it is.
+    What `prepare` returns may have an attribute `about`, a line on what it is. competes: whether it may be
+    its side's fastest (False for what is shown for comparison alone).
     """
 
     name: str
@@ -33,63 +35,71 @@ class Form:
 
 
 class NotHere(Exception):
-    """A form does not apply, for a reason that is recorded."""
+    """A variant does not apply, for a reason that is recorded."""
 
 
-def race(
+def timed_in_rounds(
     name: str,
-    ours: tuple[str, list[Form]],
-    theirs: tuple[str, list[Form]],
+    ours: tuple[str, list[Variant]],
+    theirs: tuple[str, list[Variant]],
     settings: Settings,
     *,
     images: int,
     facts: Mapping[str, Any] | None = None,
 ) -> Cell:
-    """Prepare every form of both sides, run each once, then time all that work in turn.
+    """Prepare every variant of both sides, run each once, then time all that work in rounds.
 
-    A form that fails is recorded with the reason. As many rounds as `settings.runs`, fewer after
-    `settings.seconds`, but `LEAST` at least; two more before them are not timed where that is short. A turn
-    lasts `BURST` at least.
+    A variant that fails is recorded with the reason. As many rounds as `settings.rounds`, fewer after
+    `settings.seconds`, but `LEAST` at least; two more before them are not timed where that is short. A
+    variant runs for `BURST` at least in each round.
     """
-    runs: dict[tuple[int, int], Run] = {}
-    failures: dict[tuple[int, int], str] = {}
+    sides = (ours, theirs)
+    runs, failures, round_seconds = _prepared(sides, settings)
+    times = _times(runs, settings, round_seconds, images)
+    return Cell(
+        name,
+        *(
+            Side(side, tuple(_timed(v, (i, j), times, failures, runs) for j, v in enumerate(variants)))
+            for i, (side, variants) in enumerate(sides)
+        ),
+        images=images,
+        facts=dict(facts or {}),
+    )
+
+
+def _prepared(
+    sides: tuple[tuple[str, list[Variant]], ...], settings: Settings
+) -> tuple[dict[Key, Run], dict[Key, str], float]:
+    """What can run, why the rest cannot, and about how long one round takes."""
+    runs: dict[Key, Run] = {}
+    failures: dict[Key, str] = {}
     round_seconds = 0.0
     short = True
-    for i, (_, forms) in enumerate((ours, theirs)):
-        for j, form in enumerate(forms):
+    for i, (_, variants) in enumerate(sides):
+        for j, variant in enumerate(variants):
             try:
-                run = form.prepare()
-                start = time.perf_counter()
-                run()  # compiles, and fills caches
+                run = variant.prepare()
+                seconds = _seconds(run)  # compiles, and fills caches
                 if i == j == 0:
-                    short = time.perf_counter() - start < settings.seconds / 20
+                    short = seconds < settings.seconds / 20
                 if short:  # once more, now without what the first call alone has to do
-                    start = time.perf_counter()
-                    run()
-                round_seconds += time.perf_counter() - start
+                    seconds = _seconds(run)
+                round_seconds += seconds
                 runs[i, j] = run
-            except Exception as error:  # recorded, so that one form does not stop a long benchmark
+            except Exception as error:  # recorded, so that one variant does not stop a long benchmark
                 failures[i, j] = reason(error)
-    times = _times(runs, settings, round_seconds, images)
-    sides = []
-    for i, (side, forms) in enumerate((ours, theirs)):
-        timed = [
-            Timed(
-                form.name,
-                times.get((i, j)),
-                failures.get((i, j), ""),
-                getattr(runs.get((i, j)), "about", ""),
-                form.competes,
-            )
-            for j, form in enumerate(forms)
-        ]
-        sides.append(Side(side, tuple(timed)))
-    return Cell(name, sides[0], sides[1], images=images, facts=dict(facts or {}))
+    return runs, failures, round_seconds
+
+
+def _seconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _times(
-    runs: Mapping[tuple[int, int], Run], settings: Settings, round_seconds: float, images: int
-) -> dict[tuple[int, int], Latency]:
+    runs: Mapping[Key, Run], settings: Settings, round_seconds: float, images: int
+) -> dict[Key, Latency]:
     if not runs:
         return {}
     candidates = {str(key): _outside_inference(run) for key, run in runs.items()}
@@ -97,13 +107,24 @@ def _times(
     found = latency(
         candidates,
         torch.empty(images),
-        runs=settings.runs,
+        runs=settings.rounds,
         warmup=warmup,
         seconds=settings.seconds,
         burst=0.0 if settings.quick else min(BURST, settings.seconds / 100),
-        least=1 if settings.quick else min(LEAST, settings.runs),
+        least=1 if settings.quick else min(LEAST, settings.rounds),
     )
     return {key: found[str(key)] for key in runs}
+
+
+def _timed(
+    variant: Variant,
+    key: Key,
+    times: Mapping[Key, Latency],
+    failures: Mapping[Key, str],
+    runs: Mapping[Key, Run],
+) -> Timed:
+    about = getattr(runs.get(key), "about", "")
+    return Timed(variant.name, times.get(key), failures.get(key, ""), about, variant.competes)
 
 
 def _outside_inference(run: Run) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .layer import compare_layers
 from .memory import compare_memory
-from .networks import compare_imagenet, compare_networks, compare_solvers
+from .networks import compare_imagenet, compare_implicit, compare_networks
 from .results import Progress, Result, Settings
 from .training import compare_training
 
@@ -26,5 +26,5 @@ TABLES: dict[str, TableInfo] = {
     "training": TableInfo("one training step of ResNet-Global and ResNet-32", compare_training),
     "memory": TableInfo("memory of the layer in training against K", compare_memory),
     "imagenet": TableInfo("MobileNetV2 and EfficientNet-B0 at 224, batch 1, 16", compare_imagenet),
-    "solvers": TableInfo("against Neural ODE and a reconstruction of MDEQ, per image", compare_solvers),
+    "solvers": TableInfo("against implicit networks: Neural ODE, a reconstruction of MDEQ", compare_implicit),
 }

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from globalcnn.cli.networks import build_named
 from globalcnn.measure import count
 from globalcnn.optimize.form import by_itself
 
-from .networks import check_compiles, seeded
+from .networks import check_compiles
 from .results import Cell, Comparison, Progress, Settings, Side
-from .rounds import Form, Run, race, reason
+from .rounds import Run, Variant, reason, timed_in_rounds
 
 PAIR = ("resnet_global_cifar", "resnet32_cifar")
 TINY = ("resnet_global_tiny_cifar", "resnet_tiny_cifar")
@@ -33,8 +34,8 @@ def compare_training(settings: Settings, progress: Progress) -> Comparison:
     finally:
         torch._dynamo.reset()
     notes = (
-        "A step is forward, loss, backward and an SGD step, on images that are there; each side at its "
-        "own best.",
+        "A step is forward, loss, backward and an SGD step, on images in memory; each side at its fastest "
+        "variant.",
     )
     return Comparison("training", "One training step, images 32 x 32", (cell,), notes)
 
@@ -45,14 +46,14 @@ def _cell(name: str, pair: tuple[str, str], batch: int, settings: Settings) -> C
     y = torch.randint(10, (batch,), generator=generator)
     sides, macs = [], []
     for network in pair:
-        model = seeded(network).train()
+        model = build_named(network).model.train()
         macs.append(count(model, (3, 32, 32)).macs)
-        sides.append((network, _forms(network, model, x, y, settings)))
+        sides.append((network, _variants(network, model, x, y, settings)))
     facts = {"batch": batch, "ours_macs": macs[0], "theirs_macs": macs[1], "macs_ratio": macs[0] / macs[1]}
-    return race(name, sides[0], sides[1], settings, images=batch, facts=facts)
+    return timed_in_rounds(name, sides[0], sides[1], settings, images=batch, facts=facts)
 
 
-def _forms(network: str, model: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> list[Form]:
+def _variants(network: str, model: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> list[Variant]:
     def preparing(fmt: torch.memory_format, compiled: bool) -> Any:
         def prepare() -> Run:
             if compiled:
@@ -64,7 +65,7 @@ def _forms(network: str, model: nn.Module, x: Tensor, y: Tensor, settings: Setti
 
     formats = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
     return [
-        Form("compiled" if both == "compiled, eager" else both, preparing(fmt, compiled))
+        Variant("compiled" if both == "compiled, eager" else both, preparing(fmt, compiled))
         for compiled in (False, True)
         for words, fmt in formats.items()
         for both in [f"compiled, {words}" if compiled else words]

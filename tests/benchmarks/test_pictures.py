@@ -8,13 +8,17 @@ from matplotlib.image import imread
 from benchmarks.pictures import plot_bench
 
 
-def form(name, seconds):
-    return {"form": name, "seconds": seconds}
+def variant(name, seconds):
+    return {"variant": name, "seconds": seconds}
 
 
 def cell(name, ratio, facts):
-    ours = {"name": "a", "best": "eager", "forms": [form("eager", 1e-3), form("compiled", None)]}
-    theirs = {"name": name, "best": "eager", "forms": [form("eager", 2e-3), form("compiled", 3e-3)]}
+    ours = {"name": "a", "fastest": "eager", "variants": [variant("eager", 1e-3), variant("compiled", None)]}
+    theirs = {
+        "name": name,
+        "fastest": "eager",
+        "variants": [variant("eager", 2e-3), variant("compiled", 3e-3)],
+    }
     return {
         "name": f"a / {name}",
         "images": 1,
@@ -25,7 +29,7 @@ def cell(name, ratio, facts):
     }
 
 
-EMPTY = {"name": "a", "best": None, "forms": []}
+EMPTY = {"name": "a", "fastest": None, "variants": []}
 TABLES = {
     "one": {"kind": "comparison", "title": "t", "cells": [cell("b", 0.5, {"macs_ratio": 0.4})]},
     "failed": {

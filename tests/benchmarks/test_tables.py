@@ -1,4 +1,4 @@
-"""What is measured is what is said: sides in turn, failures recorded, bytes counted once."""
+"""What is measured is what is said: sides in rounds, failures recorded, bytes counted once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import nn
 from benchmarks import layer, networks, training
 from benchmarks.memory import kept_bytes, peak_bytes
 from benchmarks.results import Cell, Settings, Side, Timed
-from benchmarks.rounds import Form, NotHere, eager_backend, race
+from benchmarks.rounds import NotHere, Variant, eager_backend, timed_in_rounds
 from globalcnn import PDE, GlobalLayer
+from globalcnn.cli.networks import build_named
 from globalcnn.measure import Latency
 from globalcnn.ops.backends import automatic
 
-QUICK = Settings(runs=2, seconds=1.0, quick=True)
+QUICK = Settings(rounds=2, seconds=1.0, quick=True)
 
 
 def fail(error):
@@ -26,57 +27,61 @@ def fail(error):
     return prepare
 
 
-def test_both_sides_are_called_in_turn():
+def test_each_round_calls_every_variant_of_both_sides():
     calls = []
-    forms = {name: Form(name, lambda name=name: lambda: calls.append(name)) for name in "abc"}
-    cell = race("x", ("ours", [forms["a"], forms["b"]]), ("theirs", [forms["c"]]), QUICK, images=4)
+    variants = {name: Variant(name, lambda name=name: lambda: calls.append(name)) for name in "abc"}
+    cell = timed_in_rounds(
+        "x", ("ours", [variants["a"], variants["b"]]), ("theirs", [variants["c"]]), QUICK, images=4
+    )
     assert "".join(calls) == "aabbcc" + "abc" * 2 + "abc" + "cba"  # at first alone, then to warm up, timed
     assert [t.latency.runs for side in (cell.ours, cell.theirs) for t in side.timed] == [2, 2, 2]
 
 
 def test_what_takes_long_is_not_warmed_up():
     calls = []
-    slow = Settings(runs=1, seconds=1e-9)
-    race("x", ("ours", [Form("a", lambda: lambda: calls.append("a"))]), ("theirs", []), slow, images=1)
+    slow = Settings(rounds=1, seconds=1e-9)
+    timed_in_rounds(
+        "x", ("ours", [Variant("a", lambda: lambda: calls.append("a"))]), ("theirs", []), slow, images=1
+    )
     assert calls == ["a", "a"]
 
 
-def test_a_form_that_fails_is_recorded():
-    forms = [
-        Form("fine", lambda: lambda: None),
-        Form("broken", fail(RuntimeError("no luck\nmore"))),
-        Form("absent", fail(NotHere("left out"))),
-        Form("later", lambda: fail(ValueError("at the call"))),
+def test_a_variant_that_fails_is_recorded():
+    variants = [
+        Variant("fine", lambda: lambda: None),
+        Variant("broken", fail(RuntimeError("no luck\nmore"))),
+        Variant("absent", fail(NotHere("left out"))),
+        Variant("later", lambda: fail(ValueError("at the call"))),
     ]
-    cell = race("x", ("ours", forms), ("theirs", forms[1:]), QUICK, images=1)
+    cell = timed_in_rounds("x", ("ours", variants), ("theirs", variants[1:]), QUICK, images=1)
     failures = [t.failure for t in cell.ours.timed]
     assert failures == ["", "RuntimeError: no luck", "left out", "ValueError: at the call"]
-    assert cell.ours.best.form == "fine"
-    assert cell.theirs.best is None
+    assert cell.ours.fastest.variant == "fine"
+    assert cell.theirs.fastest is None
     assert cell.ratio is None
     json.dumps(cell.as_dict())
 
 
-def test_a_training_step_has_gradients_in_the_race():
+def test_a_training_step_has_gradients_in_the_timed_in_rounds():
     seen = []
 
     def run():
         seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
 
-    race("x", ("ours", [Form("a", lambda: run)]), ("theirs", []), QUICK, images=1)
+    timed_in_rounds("x", ("ours", [Variant("a", lambda: run)]), ("theirs", []), QUICK, images=1)
     assert set(seen) == {(True, False)}
 
 
-def test_best_and_ratio():
-    def timed(form, seconds, competes=True):
-        return Timed(form, Latency(seconds, seconds, seconds, 1, 1), competes=competes)
+def test_fastest_and_ratio():
+    def timed(variant, seconds, competes=True):
+        return Timed(variant, Latency(seconds, seconds, seconds, 1, 1), competes=competes)
 
     ours = Side("a", (timed("x", 3.0), timed("y", 2.0), timed("z", 1.0, competes=False)))
     cell = Cell("c", ours, Side("b", (timed("x", 4.0), Timed("y", None, "failed"))), images=1)
-    assert ours.best.form == "y"
+    assert ours.fastest.variant == "y"
     assert cell.ratio == 0.5
     facts = cell.as_dict()
-    assert (facts["ours"]["best"], facts["theirs"]["best"]) == ("y", "x")
+    assert (facts["ours"]["fastest"], facts["theirs"]["fastest"]) == ("y", "x")
 
 
 def test_the_eager_backend_is_taken_inside_and_only_there():
@@ -155,18 +160,18 @@ def test_reconstructions_say_so_in_every_cell(monkeypatch):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(networks, "_cell", cell)
-    cells = networks.compare_solvers(QUICK, lambda line: None).cells
+    cells = networks.compare_implicit(QUICK, lambda line: None).cells
     names = [c.name for c in cells] + [side.name for c in cells for side in (c.ours, c.theirs)]
     assert any("mdeq_cifar" in name for name in names)
     assert all("mdeq_cifar (reconstruction)" in name for name in names if "mdeq_cifar" in name)
     assert not any("neural_ode_mnist (" in name for name in names)
 
 
-def test_forms_of_a_network_give_the_same():
-    model = networks.seeded("resnet_global_tiny_cifar")
+def test_variants_of_a_network_give_the_same():
+    model = build_named("resnet_global_tiny_cifar").model.eval()
     x = torch.randn(2, 3, 16, 16)
     outs = [
-        f.prepare()() for f in networks.inference_forms("resnet_global_tiny_cifar", model, x, QUICK)
+        f.prepare()() for f in networks.inference_variants("resnet_global_tiny_cifar", model, x, QUICK)
         if f.name != "compiled"
     ]  # fmt: skip
     assert len(outs) == 3

@@ -15,7 +15,7 @@ from benchmarks.tables import TABLES
 def test_a_quick_run_of_every_table(run, tmp_path, monkeypatch):
     pytest.importorskip("torchdiffeq")
     monkeypatch.setattr(machine, "load_averages", lambda: [64.0, 1.0, 1.0])
-    done = run("bench", "--quick", "--out", tmp_path / "b", "--runs", 1)
+    done = run("bench", "--quick", "--out", tmp_path / "b", "--rounds", 1)
     assert done.status == 0, done.err
     assert "warning: other work runs on this machine" in done.out
     facts = json.loads((tmp_path / "b" / "bench.json").read_text())
@@ -23,7 +23,7 @@ def test_a_quick_run_of_every_table(run, tmp_path, monkeypatch):
     assert facts["quick"] is True
     assert facts["loaded"] is True
     assert facts["load_before"] == [64.0, 1.0, 1.0]
-    assert facts["settings"] == {"runs": 1, "seconds": 1.0, "quick": True}
+    assert facts["settings"] == {"rounds": 1, "seconds": 1.0, "quick": True}
     assert {"torch", "cpu", "threads"} <= set(facts["environment"])
     assert facts["native"]
     for word, table in facts["tables"].items():
@@ -34,7 +34,7 @@ def test_a_quick_run_of_every_table(run, tmp_path, monkeypatch):
             for cell in table["cells"]:
                 assert cell["failure"] == "", cell
                 assert cell["ratio"] > 0
-                failed = {f["failure"] for key in ("ours", "theirs") for f in cell[key]["forms"]} - {""}
+                failed = {f["failure"] for key in ("ours", "theirs") for f in cell[key]["variants"]} - {""}
                 assert failed <= {"left out of a quick run"} or all("compiled" in f for f in failed)
     memory = facts["tables"]["memory"]["rows"]
     assert all(0 < row["kept"] <= row["peak"] for row in memory)
@@ -60,7 +60,7 @@ def test_chosen_tables_threads_and_overwriting(run, tmp_path):
     ("words", "said"),
     [
         (("--tables", "layers"), "unknown table 'layers'; did you mean 'layer'"),
-        (("--runs", "0"), "--runs 0 must be"),
+        (("--rounds", "0"), "--rounds 0 must be"),
         (("--seconds", "-1"), "--seconds -1.0 must be"),
         (("--seconds", "nan"), "--seconds nan must be"),
         (("--threads", "0"), "--threads 0 must be"),

@@ -119,17 +119,17 @@ def test_evaluations_of_the_backward_stand_behind_those_of_the_forward(capsys):
     assert capsys.readouterr().out == "x: epoch 1  loss 2.0000  evaluations 14.0 + 20.3  3.0 s\n"
 
 
-def test_info_tells_what_a_solve_costs(run):
-    facts = json.loads(run("info", "neural_ode_mnist", "--json").out)["solve"]
+def test_info_tells_what_an_implicit_network_costs(run):
+    facts = json.loads(run("info", "neural_ode_mnist", "--json").out)["implicit"]
     assert (facts["macs_outside"], facts["macs_per_evaluation"]) == (13824896, 2695680)
     assert facts["evaluations"] >= 8
     assert facts["evaluations_published"] == 32
     assert facts["residual"] is None  # an error estimate is no residual
     words = ("info", "mdeq_cifar", "--image-size", 16, 16)
     facts = json.loads(run(*words, "--json").out)
-    assert facts["solve"]["evaluations_published"] == facts["solve"]["evaluations"] == 20
-    assert 0 < facts["solve"]["residual"] < 10
-    solve = facts["solve"]
+    assert facts["implicit"]["evaluations_published"] == facts["implicit"]["evaluations"] == 20
+    assert 0 < facts["implicit"]["residual"] < 10
+    solve = facts["implicit"]
     assert facts["macs"] == solve["macs_outside"] + solve["evaluations"] * solve["macs_per_evaluation"]
     assert (facts["receptive_field"], facts["receptive_field_is_whole_image"]) == ([16, 16], True)
     text = run(*words).out
@@ -137,7 +137,7 @@ def test_info_tells_what_a_solve_costs(run):
         assert part in text
     torch.manual_seed(5)
     assert run(*words).out == text  # weights of one seed, whatever the caller's is
-    assert json.loads(run("info", "resnet_mnist", "--json").out)["solve"] is None
+    assert json.loads(run("info", "resnet_mnist", "--json").out)["implicit"] is None
     assert "evaluation" not in run("info", "resnet_mnist").out
 
 

@@ -17,27 +17,40 @@ CLONE = "git clone the project, `cd` into it, and run `globalcnn bench` there"
 
 @dataclass(frozen=True)
 class Args:
-    """Measure layers and networks with Global layers against those without, in rounds in one process.
+    """Measure layers and networks side by side on this machine, in rounds, in one process.
 
     Tables: layer (a Global layer against a 3x3 convolution), networks (CIFAR, inference), training (one
     step), memory (of the layer in training against K), imagenet (inference at 224), solvers (against Neural
-    ODE and a reconstruction of MDEQ). Each side is measured in several variants, all are shown, and the
-    fastest are compared. Writes bench.json with versions and hardware, and a picture of each table. All
-    tables take hours on few cores; nothing else should run on the machine.
+    ODE and a reconstruction of MDEQ). With --models instead: those networks at inference, the first against
+    each of the others. Each side is measured in several variants, all are shown, and the fastest are
+    compared. Writes bench.json with versions and hardware, and a picture of each table. All tables take hours
+    on few cores; nothing else should run on the machine. Threads are not bound to cores; where OMP_PROC_BIND
+    is set, the output and bench.json say so.
 
-    The benchmarks are in the project's checkout, beside the sources: run this there, or from an editable
-    install of it.
+    The benchmarks are in the project's checkout, not in the wheel: run this in a checkout, or from an
+    editable install of one.
     """
 
     tables: tuple[str, ...] = ()
-    """Which tables: any of layer, networks, training, memory, imagenet, solvers. Default: all."""
+    """Which tables: any of layer, networks, training, memory, imagenet, solvers. Default: all, or with
+    --models none of them."""
+    models: tuple[str, ...] = ()
+    """Two networks or more to compare at inference, named as in `globalcnn info`."""
+    batches: tuple[int, ...] = (1, 64)
+    """Batch sizes, for --models."""
+    num_classes: int | None = None
+    """Size of the output, for --models. Default: each network's own."""
+    in_chans: int | None = None
+    """Input channels, for --models. Default: each network's own."""
+    image_size: tuple[int, ...] | None = None
+    """Side of the input, or its height and width, for --models. Default: each network's own."""
     out: Path = Path("runs/bench")
     """Folder for bench.json and the pictures."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the benchmark in --out."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """A smoke run: small shapes, two rounds, nothing compiled. Its times say nothing."""
-    runs: int = 30
+    rounds: int = 30
     """Timed rounds of each cell; 2 with --quick."""
     seconds: float = 60.0
     """No new round of a cell after that many seconds, but three rounds at least; also the limit of each
