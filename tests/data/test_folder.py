@@ -92,7 +92,7 @@ def test_large_or_uneven_images_or_sizes_are_streamed(
     uneven = load_data(name, validation=0)
     assert isinstance(uneven, StreamedSource)
     assert uneven.image_size == (224, 224)
-    assert any("brought to 224 x 224: --image-size" in note for note in uneven.notes)
+    assert any("resized and cropped to 224 x 224: --image-size" in note for note in uneven.notes)
 
 
 def test_deeper_folders_links_and_other_files(picture_folder: Write, picture: Write) -> None:
@@ -106,10 +106,10 @@ def test_deeper_folders_links_and_other_files(picture_folder: Write, picture: Wr
     sizes = {split: len(listing) for split, listing in folder.splits.items()}
     assert (sizes, folder.classes) == ({"train": 7, "test": 4}, ("cat", "dog"))
     assert folder.notes == (
-        "val/ is the test split, as there is no other",
-        "files passed over that are no images of a known kind: .txt 1",
-        "links to folders passed over inside class folders: 1",
-        "images in folders inside class folders, which belong to that class: 1",
+        "val/ is used as the test split, as there is no other",
+        "skipped files that are not images of a known kind: .txt 1",
+        "skipped links to folders in class folders: 1",
+        "images in nested folders, counted to their class folder: 1",
     )
 
 
@@ -142,14 +142,14 @@ def test_a_class_inside_another_is_refused(picture_folder: Write, picture: Write
 def test_a_link_to_nothing_is_refused(picture_folder: Write) -> None:
     root = picture_folder({"": 3})
     (root / "puppy").symlink_to(root / "none")
-    with pytest.raises(UserError, match=r"puppy' is a link to nothing: mend or remove it"):
+    with pytest.raises(UserError, match=r"puppy' is a broken link: fix or remove it"):
         list_folder(root)
 
 
 def test_images_beside_the_class_folders_are_counted(picture_folder: Write, picture: Write) -> None:
     root = picture_folder({"train": 3, "test": 2})
     picture(root / "train" / "loose.png")
-    assert list_folder(root).notes == ("images beside the class folders passed over: 1",)
+    assert list_folder(root).notes == ("skipped images next to the class folders: 1",)
 
 
 def test_a_link_to_the_whole_is_refused(picture_folder: Write) -> None:

@@ -48,7 +48,7 @@ def test_grey_images_and_columns_of_labels() -> None:
     source = from_arrays(pixels(20, 6, 5), torch.tensor(LABELS)[:, None], classes=["a", "b"], validation=0.25)
     assert (source.in_chans, source.classes) == (1, ("a", "b"))
     assert [source.size(split) for split in ("train", "val", "test")] == [12, 4, 4]
-    assert source.notes == ("there is no x_test: every fifth training image of each class is a test image",)
+    assert source.notes == ("no x_test: every fifth training image of each class is a test image",)
 
 
 def test_images_for_validation_of_their_own_and_another_size() -> None:

@@ -241,7 +241,7 @@ def test_test_images_alone(arrays: Callable[..., dict], npz: Callable[..., str])
     source = load_data(npz(**alone), num_classes=3)
     assert (source.splits, source.mean, source.std, source.in_chans) == (("test",), None, None, 3)
     assert source.classes == ("0", "1", "2")
-    assert source.notes == ("no training images: for evaluation alone",)
+    assert source.notes == ("no training images: for evaluation only",)
     with pytest.raises(UserError, match=r"has no 'train' split, only test: give data that has such images"):
         source.loader("train", 4)
     with pytest.raises(UserError, match=r"take those of the training, with with_constants\(mean, std\)"):
@@ -274,7 +274,7 @@ def test_constants_that_do_not_fit(
 
 
 def test_arrays_that_are_not_used_are_said(arrays: Callable[..., dict], npz: Callable[..., str]) -> None:
-    assert load_data(npz(**arrays(), X_train=np.zeros(3))).notes == ("arrays passed over: 'X_train'",)
+    assert load_data(npz(**arrays(), X_train=np.zeros(3))).notes == ("skipped arrays: 'X_train'",)
 
 
 def test_two_classes_of_one_name(arrays: Callable[..., dict], npz: Callable[..., str]) -> None:

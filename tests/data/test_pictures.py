@@ -115,7 +115,7 @@ def test_orientation_counts_for_the_size_of_small_images(picture_folder: Write) 
     constant("RGB", RED, size=(6, 8)).save(root / "cat" / "turned.png", exif=exif)
     source = load_data(f"folder:{root}", validation=0)
     assert source.image_size == (6, 8)
-    assert "images turned upright, as their EXIF orientation says: 1" in source.notes
+    assert "images rotated as their EXIF orientation says: 1" in source.notes
 
 
 def test_the_first_frame_is_taken(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_postscript_called_png_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with pytest.raises(
-        UserError, match=r"it is none of PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP, or of a rare kind"
+        UserError, match=r"it is none of PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP, or of a rare variant"
     ):
         decoded(str(path))
 
@@ -208,9 +208,9 @@ class Sizes(NamedTuple):
 @pytest.mark.parametrize(
     "sizes",
     [
-        Sizes({"odd.png": (9, 8)}, "10 are 8 x 8 (height x width), 1 8 x 9, such as '{0}/odd.png'; mend"),
+        Sizes({"odd.png": (9, 8)}, "10 are 8 x 8 (height x width), 1 8 x 9, such as '{0}/odd.png'; fix"),
         Sizes({"a.png": (9, 8), "b.png": (8, 9)}, "1 8 x 9, such as '{0}/a.png', and 1 have other sizes"),
-        Sizes({"huge.png": (300, 200)}, "1 200 x 300, such as '{0}/huge.png'; mend or remove the odd ones"),
+        Sizes({"huge.png": (300, 200)}, "1 200 x 300, such as '{0}/huge.png'; fix or remove the odd ones"),
         Sizes({f"{n}.png": (20 + n, 30) for n in range(20)}, "give --image-size 8 (image_size=8)"),
     ],
     ids=lambda sizes: f"{len(sizes.odd)} odd",

@@ -96,7 +96,7 @@ def test_a_class_called_train_beside_others(tree: Write) -> None:
 def test_images_for_evaluation_alone(tree: Write) -> None:
     source = load_data(f"folder:{tree({'test/cat': 3, 'test/dog': 2})}")
     assert (source.splits, source.mean, source.size("test")) == (("test",), None, 5)
-    assert "no training images: for evaluation alone" in source.notes
+    assert "no training images: for evaluation only" in source.notes
     with pytest.raises(UserError, match=r"has no 'train' split, only test: give data that has such images"):
         source.loader("train", 2)
     with pytest.raises(UserError, match=r"no training images to compute mean and deviation from"):
@@ -116,11 +116,11 @@ class Doubt(NamedTuple):
     [
         Doubt(
             {"train/a": 2, "train/b": 2, "tuning/a": 2, "tuning/b": 2},
-            "has parts of a split (train) and beside them 'tuning' with images, whose role is not known",
+            "has split folders (train) and beside them 'tuning' with images, whose role is not known",
         ),
         Doubt(
             {"a": 2, "b": 2, "test/a": 2, "test/b": 2},
-            "has parts of a split (test) and beside them 'a' with images",
+            "has split folders (test) and beside them 'a' with images",
         ),
         Doubt(
             {"fold1/a": 2, "fold1/b": 2, "fold2/a": 2, "fold2/b": 2},
@@ -128,7 +128,7 @@ class Doubt(NamedTuple):
         ),
         Doubt(
             {f"{part}/{part}/{name}": 2 for part in ("seg_train", "seg_test") for name in ("a", "b")},
-            "seg_test' has no images but folders in it, and the name of a part of a split",
+            "seg_test' holds folders and no images and is named like a split",
         ),
         Doubt(
             {f"{part}/deeper/{name}": 2 for part in ("one", "two") for name in ("a", "b")},
@@ -140,11 +140,11 @@ class Doubt(NamedTuple):
         ),
         Doubt(
             {"val/a": 1, "val/b": 1, "valid/a": 1, "valid/b": 1, "train/a": 1, "train/b": 1},
-            "has 'val' and 'valid', which both stand for val",
+            "has 'val' and 'valid', which both mean val",
         ),
         Doubt({"train/a": 2, "train/b": 2, "test": 2}, "test' has no folders in it"),
-        Doubt({"cat": 2, "Cat": 2, "dog": 2}, "'Cat' and 'cat', which differ by case or accents alone"),
-        Doubt({"train/a": 2, "train/b": 2, "test/A": 2, "test/b": 2}, "differ by case alone: rename them"),
+        Doubt({"cat": 2, "Cat": 2, "dog": 2}, "'Cat' and 'cat', which differ only by case or accents"),
+        Doubt({"train/a": 2, "train/b": 2, "test/A": 2, "test/b": 2}, "differ only by case: rename them"),
         Doubt({"data/train/a": 2, "data/train/b": 2, "data/test/a": 2}, "if its folders are meant"),
     ],
     ids=lambda doubt: "-".join(doubt.folders)[:60],
@@ -166,13 +166,13 @@ def test_hidden_files_and_those_of_systems_are_no_data(tree: Write, picture: Wri
     assert folder.classes == ("cat", "dog")
     assert len(folder.splits["train"]) == 4
     assert folder.notes == (
-        "folders without images passed over: docs",
-        "files passed over that are no images of a known kind: .heic 1, .txt 1",
-        "hidden or system files passed over inside class folders: 7",
+        "skipped folders without images: docs",
+        "skipped files that are not images of a known kind: .heic 1, .txt 1",
+        "skipped hidden or system files in class folders: 7",
     )
 
 
 def test_test_images_that_are_training_images_are_said(tree: Write) -> None:
     root = tree({"train/cat": 2, "train/dog": 2})
     (root / "test").symlink_to(root / "train")
-    assert any("test images are training images, too" in note for note in list_folder(root).notes)
+    assert any("test images are also training images" in note for note in list_folder(root).notes)

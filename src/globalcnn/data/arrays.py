@@ -1,4 +1,4 @@
-"""From arrays as files hold them to checked tensors, and what is computed from these."""
+"""Checks that turn arrays of images and labels into tensors, resizing, and channel statistics."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a file or folder gives: the parts, `train` unless it is for evaluation alone, `val` if it has its
-    own, the names of the classes, and what was decided or passed over, in sentences.
+    """The splits of a data set, its class names, and notes for the user on how it was read.
+
+    train: None if the data is for evaluation only; val: None if it has no validation images of its own.
     """
 
     train: Part | None
@@ -83,7 +84,7 @@ def _check_images(images: np.ndarray, what: str) -> None:
 
 
 def _as_uint8(images: np.ndarray) -> str:
-    """How to convert, as a sentence."""
+    """How to convert the images to uint8, as a sentence."""
     if images.dtype.kind == "f":
         if float(np.nanmax(images)) <= 1:
             return "for values in [0, 1] store (x * 255).round().astype('uint8')"

@@ -1,4 +1,4 @@
-"""What is done to training images; random crop, flip and cutout of whole batches, with no loop."""
+"""Augmentation of training images: its settings, and crop, flip and cutout of whole batches at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .transforms import checked_rand_augment
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images; every part is off by default.
+    """Settings of the augmentation of training images; everything is off by default.
 
     crop_padding: pixels of black put around the raw image, out of which a crop of the old size is taken at a
         uniformly drawn place (4 for CIFAR, as in He et al. 2016, section 4.2).  For folders of large images

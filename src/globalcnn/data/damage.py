@@ -1,4 +1,4 @@
-"""Damaged images of large folders, found ahead by their first and last bytes, without decoding each."""
+"""Finding damaged images before training, by the start and end of each file, without decoding it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THREADS = 8  # the time goes into waiting for disks
 
 
 def damaged_images(paths: Sequence[str]) -> tuple[BadImage, ...]:
-    """Those of these files that cannot be read, in their order.
+    """The damaged ones among these files, in order.
 
     Headers are read, and the marks at the end of JPEG, PNG and GIF files and the length of WebP files are
     compared, which tells those that were cut short; other files, and those without a mark, as some programs
@@ -38,7 +38,7 @@ def _damage(path: str) -> BadImage | None:
 
 
 def _ends_well(path: str, kind: str | None) -> bool:
-    """Whether the file surely has its end."""
+    """Whether the file is certainly complete."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         if kind == "WEBP":

@@ -1,4 +1,4 @@
-"""Folders of images, one folder per class: which layout they have, and which files are in each split."""
+"""Folders of images with one folder per class: recognising the layout and listing the files of each split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The image files of one split with their labels, class after class and by name."""
+    """The image files of one split with their labels, sorted by class, then by name."""
 
     paths: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
@@ -42,8 +42,8 @@ class Listing:
 class Folder:
     """The splits of a folder, before any image was opened.
 
-    splits: "test" always, "train" unless the folder is for evaluation alone, "val" if it has its own;
-    notes: what was decided or passed over, in sentences.
+    splits: always "test"; "train" unless the folder is for evaluation only; "val" if it has its own;
+    notes: how the folder was read and what was skipped, as sentences for the user.
     """
 
     root: str
@@ -60,15 +60,16 @@ class Folder:
 def list_folder(root: Path) -> Folder:
     """Find classes, images and splits below `root`.
 
-    root has one folder per class; then every fifth image of each class becomes a test image.  Or it has parts
-    with one folder per class in each: train, and val or test or both, or test alone, for evaluation.  Their
-    usual names in any case are known (`roles.role_of`).  With train and val alone, val is the test split.
+    root has either one folder per class, and every fifth image of each class becomes a test image; or split
+    folders with one folder per class in each: train, and val or test or both, or test alone for evaluation.
+    The usual names of splits are recognised in any case (`roles.role_of`).  With train and val only, val is
+    used as the test split.
 
-    A folder with such a name is a part only if it has folders in it; one with nothing but images is a class
-    like the others beside it.  What cannot be told apart is refused.  Class folders are searched to any
-    depth.  Hidden files and folders, those of systems, and files that are no images are passed over.
+    A folder with such a name is a split only if it has folders in it; if it has images and no folders, it is
+    a class like its neighbours.  Ambiguous layouts are refused.  Class folders are searched to any depth.
+    Hidden files and folders, those of operating systems, and files that are not images are skipped.
 
-    Raises `UserError` saying what is missing or in doubt.
+    Raises `UserError` saying what is missing or ambiguous.
     """
     if not os.path.exists(root):
         raise UserError(f"there is no folder {str(root)!r}: give one with a folder of images per class")
@@ -88,14 +89,14 @@ def list_folder(root: Path) -> Folder:
 
 
 def _in_parts(root: Path, parts: list[str], others: list[str]) -> Folder:
-    """A folder with train/ and test/ and the like; `others` are the folders beside them."""
+    """A folder that has split folders such as train/ and test/; `others` are its remaining folders."""
     by_role: dict[str, str] = {}
     for name in parts:
         role = role_of(name)
         assert role is not None
         if role in by_role:
             raise UserError(
-                f"{str(root)!r} has {by_role[role]!r} and {name!r}, which both stand for {role}: keep one of "
+                f"{str(root)!r} has {by_role[role]!r} and {name!r}, which both mean {role}: keep one of "
                 "them, or move the other elsewhere"
             )
         by_role[role] = name
@@ -107,8 +108,8 @@ def _in_parts(root: Path, parts: list[str], others: list[str]) -> Folder:
             )
     if with_images:
         raise UserError(
-            f"{str(root)!r} has parts of a split ({', '.join(parts)}) and beside them {with_images[0]!r} "
-            "with images, whose role is not known: name the parts train, val and test, and move others "
+            f"{str(root)!r} has split folders ({', '.join(parts)}) and beside them {with_images[0]!r} "
+            "with images, whose role is not known: name the splits train, val and test, and move others "
             "elsewhere"
         )
     if list(by_role) == ["train"]:
@@ -116,7 +117,7 @@ def _in_parts(root: Path, parts: list[str], others: list[str]) -> Folder:
             f"{str(root)!r} has {parts[0]}/ but neither val/ nor test/: add one, or give "
             f"{str(root / parts[0])!r}, which is then split"
         )
-    notes = [f"folders without images passed over: {', '.join(others)}"] if others else []
+    notes = [f"skipped folders without images: {', '.join(others)}"] if others else []
     return _with_parts(root, by_role, notes)
 
 
@@ -131,12 +132,12 @@ def _with_parts(root: Path, by_role: dict[str, str], notes: list[str]) -> Folder
     listings: dict[str, Listing] = {role: _listing(root / by_role[role], classes, found) for role in roles}
     if "test" not in listings:
         listings["test"] = listings.pop("val")
-        notes.append(f"{by_role['val']}/ is the test split, as there is no other")
+        notes.append(f"{by_role['val']}/ is used as the test split, as there is no other")
     if "train" not in listings:
-        notes.append("no training images: for evaluation alone")
+        notes.append("no training images: for evaluation only")
     places = {os.path.realpath(root / name): name for name in by_role.values()}
     if len(places) < len(by_role):
-        notes.append("parts of the split are links to one folder: test images are training images, too")
+        notes.append("two splits are links to one folder: test images are also training images")
     return Folder(str(root), listings, tuple(classes), (*notes, *found.notes()))
 
 
@@ -152,7 +153,7 @@ def _flat(root: Path, classes: list[str]) -> Folder:
                 "split into training and test images and needs at least 2 of each class"
             )
     train, test = every_fifth(labels)
-    notes = ["there is no train/ and test/: every fifth image of each class is a test image"]
+    notes = ["no train/ and test/ folders: every fifth image of each class is a test image"]
     named = [name for name in classes if role_of(name)]
     if named:
         verb = "is a class" if len(named) == 1 else "are classes"
@@ -171,8 +172,8 @@ def _check_classes(root: Path, classes: list[str]) -> None:
         )
     for one, other in alike(classes):
         raise UserError(
-            f"{str(root)!r} has the class folders {one!r} and {other!r}, which differ by case or accents "
-            "alone: put their images together, or rename one"
+            f"{str(root)!r} has the class folders {one!r} and {other!r}, which differ only by "
+            "case or accents: put their images together, or rename one"
         )
     for name in classes:
         if not name.isprintable() or not name.strip():
@@ -184,7 +185,7 @@ def _check_classes(root: Path, classes: list[str]) -> None:
 
 
 def _check_places(root: Path, classes: list[str]) -> None:
-    """Raise `UserError` for links by which an image would be of several classes."""
+    """Raise `UserError` for links through which an image would belong to several classes."""
     here = os.path.join(os.path.realpath(root), "")
     places = {name: os.path.join(os.path.realpath(root / name), "") for name in classes}
     for name, place in places.items():
@@ -203,8 +204,10 @@ def _check_places(root: Path, classes: list[str]) -> None:
 
 
 def _check_no_parts(root: Path, classes: list[str]) -> None:
-    """Raise `UserError` if the class folders look like parts of a split with unknown names: no images in
-    them, and in the folders inside a word such as train in their own name, or the same folders in several.
+    """Raise `UserError` if the class folders look like split folders under unknown names.
+
+    They do if they hold folders and no images, and either have a word such as train in their names or hold
+    folders of the same names.
     """
     seen: dict[str, str] = {}
     for name in classes:
@@ -212,8 +215,8 @@ def _check_no_parts(root: Path, classes: list[str]) -> None:
             continue
         if names_role(name):
             raise UserError(
-                f"{str(root / name)!r} has no images but folders in it, and the name of a part of a split: "
-                "call the parts train, val and test, and have one folder of images per class in each"
+                f"{str(root / name)!r} holds folders and no images and is named like a split: call "
+                "the splits train, val and test, with one folder of images per class in each"
             )
         innermost = image_folders(root / name)
         shared = sorted(innermost & seen.keys())
@@ -221,7 +224,7 @@ def _check_no_parts(root: Path, classes: list[str]) -> None:
             raise UserError(
                 f"{str(root / seen[shared[0]])!r} and {str(root / name)!r} hold the same folders "
                 f"({', '.join(map(repr, shared[:5]))}), so it is not clear which are the classes: "
-                "name the parts of a split train, val and test, and have one folder per class in each"
+                "name the splits train, val and test, with one folder per class in each"
             )
         seen |= dict.fromkeys(innermost, name)
 
@@ -236,7 +239,7 @@ def _check_same_classes(root: Path, first: str, second: str, classes: list[str])
         for verb, names in (("lacks", lacking), ("alone has", only))
         if names
     ]
-    case = "; they differ by case alone: rename them" if alike([*only, *lacking]) else ""
+    case = "; they differ only by case: rename them" if alike([*only, *lacking]) else ""
     raise UserError(
         f"{str(root)!r}: {first} and {second} must have the same class folders, but {second} "
         f"{' and '.join(differences)}{case}"

@@ -1,4 +1,4 @@
-"""`from_arrays` and `from_dataset`: sources from what a program holds in memory."""
+"""`from_arrays` and `from_dataset`: sources made from arrays, tensors and torch data sets."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def from_arrays(
     seed: int = 0,
     image_size: int | Sequence[int] | None = None,
 ) -> TensorSource:
-    """A source of images and labels held in arrays: numpy's, tensors on any device, or lists.
+    """A source of images and labels given as numpy arrays, tensors on any device, or lists.
 
     x_train, x_test, x_val: images (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or floats in [0, 1], which
-        are rounded to 8 bits.  Raw images: mean and deviation are the source's own task.
+        are rounded to 8 bits.  Do not normalise them: the source does.
     y_train, y_test, y_val: whole-number labels 0, 1, ... of shape (N,) or (N, 1).
     x_test left out: every fifth training image of each class becomes a test image, as for folders.
     classes: a name for each label; default: "0", "1", ... up to the largest.
@@ -69,7 +69,7 @@ def from_arrays(
     whole = checked_classes(list(parts.values()), names, where="the arrays")
     if "test" not in parts:
         parts["train"], parts["test"] = _split(parts["train"])
-        notes.append("there is no x_test: every fifth training image of each class is a test image")
+        notes.append("no x_test: every fifth training image of each class is a test image")
     whole_number("seed", seed)
     return tensor_source(
         name,
@@ -174,11 +174,11 @@ def _channels_last(images: np.ndarray, name: str, layout: str | None) -> np.ndar
 
 
 def _from_floats(images: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
-    """uint8 from floats in [0, 1], and whether anything was lost."""
+    """uint8 from floats in [0, 1], and whether rounding changed any value."""
     least, most = float(images.min()), float(images.max())
     if not (np.isfinite(least) and np.isfinite(most)):
         bad = int((~np.isfinite(images)).sum())
-        raise UserError(f"{name} has {bad} values that are NaN or infinite: mend or leave out these images")
+        raise UserError(f"{name} has {bad} values that are NaN or infinite: fix or leave out these images")
     if least < 0 or most > 1:
         way_out = (
             "for values in [0, 255] give x.round().astype('uint8')"

@@ -224,7 +224,7 @@ def _read_cifar(name: str, data_dir: Path) -> Parts:
 
 
 def _check_cifar_files(dataset: Any, folder: Path, name: str, data_dir: Path) -> None:
-    """Name the file that is missing or damaged; torchvision only says that one is."""
+    """Raise `UserError` naming the missing or damaged file; torchvision only says that there is one."""
     from torchvision.datasets.utils import check_integrity
 
     meta = (dataset.meta["filename"], dataset.meta["md5"])

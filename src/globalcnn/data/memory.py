@@ -204,7 +204,7 @@ class TensorLoader(Loader):
 def finished(
     images: Tensor, augmentation: Augmentation, draws: Draws, normalise: Normalisation, seeds: list[int]
 ) -> Tensor:
-    """What is done to a batch of uint8 images on its device after the crop: flip, normalise, cut out, erase.
+    """Flip, normalise, cut out and erase: the steps after the crop, on a batch of uint8 images on its device.
 
     draws, seeds: the random numbers of the batch's images; the seeds are those of erasing.
     """

@@ -105,10 +105,10 @@ def _keys(path: Path, present: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _notes(keys: dict[str, tuple[str, str]], present: list[str]) -> tuple[str, ...]:
-    notes = [] if "train" in keys else ["no training images: for evaluation alone"]
+    notes = [] if "train" in keys else ["no training images: for evaluation only"]
     others = sorted(set(present) - {name for pair in keys.values() for name in pair} - {"classes"})
     if others:
-        notes.append(f"arrays passed over: {', '.join(map(repr, others[:10]))}")
+        notes.append(f"skipped arrays: {', '.join(map(repr, others[:10]))}")
     return tuple(notes)
 
 
@@ -135,7 +135,7 @@ def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 
 def _check_fits_memory(path: Path, file: np.lib.npyio.NpzFile, name: str) -> None:
-    """Refuse what unpacks to more than this machine has, as made-up and damaged headers do."""
+    """Raise `UserError` for an array larger than this machine's memory, as crafted headers claim."""
     assert file.zip is not None  # it is until the file is closed
     packed = {entry.filename.removesuffix(".npy"): entry.file_size for entry in file.zip.infolist()}
     if packed.get(name, 0) > machine_memory():

@@ -1,4 +1,4 @@
-"""In which order, in which batches and on which rank the images of a split come.
+"""The order of the images of a split, and how they are divided into batches and among ranks.
 
 All of it is a function of (seed, epoch, rank): nothing depends on what was iterated before, so a run that is
 resumed at an epoch sees exactly the batches of a run that was never stopped.

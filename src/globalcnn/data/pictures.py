@@ -1,10 +1,10 @@
-"""Image files: which are read, and how any of them becomes 8-bit grey or colour pixels.
+"""Reading image files: which formats, and how each kind becomes 8-bit grey or colour pixels.
 
 The rules, the same wherever a file is read:
 
-- the format is found from the content and must be one of `FORMATS`; only plain files are opened;
+- the format is recognised by content and must be one of `FORMATS`; only regular files are opened;
 - of several frames (animated GIF, TIFF pages) the first is taken;
-- the picture is turned upright as its EXIF orientation says;
+- the image is rotated as its EXIF orientation says;
 - transparency is dropped, as torchvision and timm do; palettes, CMYK and the like become RGB;
 - 1-bit images are 0 or 255; 16-bit ones are scaled by 255 / 65535, and floats, which must lie in [0, 1],
   by 255.
@@ -86,7 +86,7 @@ def refuse_bad(found: Iterable[BadImage]) -> None:
 
 
 def opened_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A plain file, open for reading; `OSError` for a pipe, device or socket, which could block for ever."""
+    """A regular file, open for reading; `OSError` for a pipe, device or socket, which could block."""
     flags = (
         os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     )
@@ -97,18 +97,18 @@ def opened_file(path: str | os.PathLike[str]) -> IO[bytes]:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError("it is a folder")
-    raise OSError("it is a pipe, device or socket, and only plain files are read")
+    raise OSError("it is a pipe, device or socket, and only regular files are read")
 
 
 @contextmanager
 def opened_image(path: str) -> Iterator[Image.Image]:
-    """The image at `path`; damage found while reading it in the block is a `BadImage`, which names it."""
+    """The image at `path`, header read; errors while reading it in the block become a `BadImage`."""
     with _quiet(), _damage_named(path), opened_file(path) as file, _opened(file) as image:
         yield image
 
 
 def decoded_bytes(data: bytes, name: str) -> Image.Image:
-    """The picture in the content of a file, by the same rules as `decoded`; errors call it `name`."""
+    """The image in these bytes, by the same rules as `decoded`; errors call it `name`."""
     with _quiet(), _damage_named(name), _opened(io.BytesIO(data)) as image:
         return eight_bits(upright(image), name=name)
 
@@ -119,7 +119,7 @@ def _opened(file: IO[bytes]) -> Image.Image:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of Pillow's: its limit of pixels is an error from twice the size on, odd EXIF no matter."""
+    """Silence Pillow's warnings about large images, which are errors at twice the limit, and damaged EXIF."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module="PIL")
@@ -138,36 +138,36 @@ def _damage_named(path: str) -> Iterator[None]:
             "it has more pixels than PIL.Image.MAX_IMAGE_PIXELS allows, as files that fill the memory do",
         ) from error
     except UnidentifiedImageError as error:
-        raise BadImage(path, f"it is none of {', '.join(FORMATS)}, or of a rare kind of these") from error
+        raise BadImage(path, f"it is none of {', '.join(FORMATS)}, or of a rare variant of these") from error
     except (*DAMAGE, MemoryError) as error:
         text = getattr(error, "strerror", None) or str(error).replace(repr(path), "").strip()
         raise BadImage(path, " ".join(text.split()) or type(error).__name__) from error
 
 
 def decoded(path: str) -> Image.Image:
-    """The picture in the file at `path`, upright, in mode "L" or "RGB", by the rules of this module."""
+    """The image in the file at `path`, in mode "L" or "RGB", by the rules of this module."""
     with opened_image(path) as image:
         return eight_bits(upright(image), name=path)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture, decoded and turned as its EXIF orientation says."""
+    """The decoded image, rotated as its EXIF orientation says."""
     image.load()
     way = UPRIGHT.get(orientation(image))
     return image if way is None else image.transpose(way)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 (upright) to 8; 1 where it is not known."""
+    """The EXIF orientation, 1 (upright) to 8; 1 if there is none or it cannot be read."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # what is said about the picture may be damaged in any way; the picture is not
+    except Exception:  # damaged metadata raises almost anything, and the pixels may still be whole
         return 1
     return value if isinstance(value, int) else 1
 
 
 def is_grey(mode: str) -> bool:
-    """Whether images of this mode of Pillow's have one channel."""
+    """Whether images of this Pillow mode have one channel."""
     return mode in ("1", "L", "LA", "La", "F") or is_deep(mode)
 
 
@@ -182,7 +182,7 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def eight_bits(image: Image.Image, *, name: str) -> Image.Image:
-    """The decoded image in mode "L" or "RGB"; `UserError` naming it for numbers that have no scale."""
+    """The decoded image in mode "L" or "RGB"; `BadImage` for values outside the scale of their type."""
     if image.mode in ("L", "RGB"):
         return image
     if is_deep(image.mode):

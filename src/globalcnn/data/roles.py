@@ -1,4 +1,4 @@
-"""Names in folders of images: which are parts of a split, and which are not data at all."""
+"""Names of files and folders: which stand for splits, and which are not data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SYSTEM |= {"system volume information"}
 
 
 def role_of(name: str) -> str | None:
-    """ "train", "val" or "test" if that is what a folder of this name usually holds, else None.
+    """ "train", "val" or "test" if folders of this name usually hold that split, else None.
 
     Case, digits and words such as set or images do not count.
 
@@ -42,7 +42,7 @@ def role_of(name: str) -> str | None:
 
 
 def names_role(name: str) -> bool:
-    """Whether one of the words of the name stands for a part of a split.
+    """Whether one of the words in the name stands for a split.
 
     >>> names_role("seg_train"), names_role("training")
     (True, True)
@@ -60,7 +60,7 @@ def _role(word: str) -> str | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether files and folders of this name are the system's or hidden, and no data.
+    """Whether a file or folder of this name is hidden or belongs to an operating system.
 
     >>> is_hidden(".ipynb_checkpoints"), is_hidden("__MACOSX"), is_hidden("Thumbs.db"), is_hidden("cat")
     (True, True, True, False)
@@ -69,7 +69,7 @@ def is_hidden(name: str) -> bool:
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ by case, or by the way of writing accents, alone.
+    """Pairs of names that differ only by case or by Unicode normalisation.
 
     >>> alike(["cat", "dog", "Cat"])
     [('cat', 'Cat')]

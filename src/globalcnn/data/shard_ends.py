@@ -1,4 +1,4 @@
-"""Shards that were cut short, found ahead by how they end."""
+"""Finding truncated shards before training, by the end of each file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TAIL = 1024  # a .tar file ends with two blocks of 512 zeros
 
 
 def damaged_shards(paths: Sequence[str]) -> tuple[str, ...]:
-    """A message for each shard that does not end as .tar files do and cannot be walked to its end either."""
+    """A message for each truncated shard: no end mark, and its members cannot be listed to the end."""
     return tuple(message for path in paths if (message := _damage(path)) is not None)
 
 

@@ -147,10 +147,10 @@ def _reader(plan: Plan, workers: int, *, seed: int) -> Any:
 
 
 def _decode_by_our_rules(reader: Any, label_key: str) -> None:
-    """Let images be decoded by the rules of `pictures`, as those of folders are.
+    """Make the reader decode images by the rules of `pictures`, like those of folders.
 
-    timm opens them in whatever format their content has, PostScript among them. The reader makes its stages
-    when it is first iterated; its stage that decodes is then replaced.
+    timm's own stage opens any format, PostScript included. The reader builds its stages when it is first
+    iterated; the decoding stage is replaced then.
     """
     import webdataset
     from timm.data.readers import reader_wds
@@ -171,7 +171,7 @@ def _decode_by_our_rules(reader: Any, label_key: str) -> None:
 
 
 def _sample(sample: dict[str, Any], *, label_key: str) -> dict[str, Any]:
-    """The picture and label of one sample, under the names that timm's reader goes on with.
+    """The image and label of one sample, under the keys that the rest of timm's pipeline expects.
 
     Of what is in a sample only the image and its label (a number in .cls, or a field of .json) are looked
     at; nothing is unpickled.
@@ -181,7 +181,7 @@ def _sample(sample: dict[str, Any], *, label_key: str) -> dict[str, Any]:
         label = int(json.loads(sample["json"])[label_key] if label_key else sample["cls"])
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         field = f"{label_key!r} in its .json" if label_key else "in a .cls file"
-        text = f"the image {name} has no label, which must be a whole number {field}: mend the shard"
+        text = f"the image {name} has no label, which must be a whole number {field}: fix the shard"
         raise BadImage(name, "no label", text) from error
     suffix = next((suffix for suffix in IMAGE_SUFFIXES.split(";") if suffix in sample), None)
     if suffix is None:

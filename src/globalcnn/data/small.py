@@ -1,4 +1,4 @@
-"""Folders of small images: told from large ones by their headers, and read whole."""
+"""Folders of small images: recognised by the headers of their files, and read into memory."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Survey:
         return max(size) <= SMALL_SIDE and count >= NEARLY_ALL * self.sizes.total()
 
     def notes(self) -> tuple[str, ...]:
-        """What happens to the pixels beyond decoding, in sentences."""
+        """How many images the rules change, as sentences for the user."""
         counted = (
             (self.transparent, "with transparency, which is dropped"),
             (self.deep, "of more than 8 bits a channel, scaled to 8"),
             (self.animated, "of several frames, of which the first is taken"),
-            (self.turned, "turned upright, as their EXIF orientation says"),
+            (self.turned, "rotated as their EXIF orientation says"),
         )
         return tuple(f"images {what}: {count}" for count, what in counted if count)
 
@@ -141,15 +141,15 @@ def _one_size(folder: Folder, seen: Survey) -> tuple[int, int]:
     more = seen.sizes.total() - count - odd_count
     side = max(common)
     raise UserError(
-        f"the images in {folder.root!r} are small and differ in size: {count} are {height} x {width} (height "
+        f"the images in {folder.root!r} are small but differ in size: {count} are {height} x {width} (height "
         f"x width), {odd_count} {odd[0]} x {odd[1]}, such as {seen.example[odd]!r}"
         + (f", and {more} have other sizes" if more else "")
-        + f"; mend or remove the odd ones, or give --image-size {side} (image_size={side}) to resize all"
+        + f"; fix or remove the odd ones, or give --image-size {side} (image_size={side}) to resize all"
     )
 
 
 def read_small_images(folder: Folder, how: SmallImages) -> Parts:
-    """Decode all images of a folder, resized where they have another size; names all that are damaged."""
+    """Decode all images of a folder, resized if necessary; one `UserError` names all damaged ones."""
     damaged: list[BadImage] = []
     parts = {split: _part(listing, how, damaged) for split, listing in folder.splits.items()}
     refuse_bad(damaged)

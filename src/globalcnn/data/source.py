@@ -1,4 +1,4 @@
-"""What every source of images offers: facts about the data, and loaders."""
+"""The interface of data sources and their loaders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Loader(ABC):
     @property
     @abstractmethod
     def damaged(self) -> tuple[str, ...]:
-        """What was left out so far, a message for each, if the loader was made with `skip_damaged`."""
+        """A message for each image skipped so far; empty unless the loader was made with `skip_damaged`."""
 
     @abstractmethod
     def set_epoch(self, epoch: int) -> None:
@@ -56,7 +56,7 @@ class DataSource(ABC):
     image_size: (height, width) in pixels of what the loaders yield;
     mean, std: per channel, in units where black is 0 and white is 1; None if there are no training images to
         compute them from: `with_constants` gives those of a training;
-    notes: what was decided or passed over when the data was read, in sentences for the user.
+    notes: how the data was read and what was skipped, as sentences for the user.
     """
 
     name: str
@@ -80,10 +80,10 @@ class DataSource(ABC):
 
     @abstractmethod
     def damaged(self, split: str) -> tuple[str, ...]:
-        """A message for each image of the split that cannot be read, as far as that is cheap to see.
+        """A message for each damaged image of the split, as far as a cheap check finds them.
 
-        Images in memory were all decoded. Of files, the first and last bytes are looked at, of shards the
-        ends: damage in between is found only when it is reached.
+        Images in memory have all been decoded. For files, the header and the end are checked, for shards the
+        end: other damage is found only when the image is decoded.
         """
 
     def check_images(self, splits: Sequence[str] = SPLITS) -> None:
@@ -96,7 +96,7 @@ class DataSource(ABC):
             raise UserError(f"{len(found)} images cannot be read: {'; '.join(found[:5])}{more}")
 
     def with_constants(self, mean: Sequence[float], std: Sequence[float]) -> Self:
-        """The same images, normalised with these constants, one of each per channel, such as a training's."""
+        """The same images, normalised with these constants, such as those of a training; one per channel."""
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != self.in_chans:
                 raise UserError(
@@ -108,8 +108,9 @@ class DataSource(ABC):
         return replace(self, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
     def identity(self) -> dict[str, object]:
-        """What a run can be resumed with: all that training depends on, and nothing of the test images, which
-        may be mended, removed or added to at any time.
+        """What must be unchanged for a run to be resumed: name, classes and the sizes of "train" and "val".
+
+        Test images do not count: they may be replaced, removed or added at any time.
         """
         classes = list(self.classes)
         return {

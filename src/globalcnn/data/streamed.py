@@ -204,7 +204,7 @@ def training_transform(image_size: tuple[int, int], augmentation: Augmentation |
 
 
 class _Keys:
-    """What the workers are asked for: batches of (position, epoch), so that they need no state."""
+    """The batches that workers are asked for, as lists of (position, epoch), so that they need no state."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -244,9 +244,9 @@ class _Images(Dataset[Any]):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """uint8 images (B, 3, H, W) and labels (B,) of the samples that could be read.
+    """uint8 images (B, 3, H, W) and labels (B,) of the readable samples of a batch.
 
-    places: where these stood among all samples of the batch; failures: the others.
+    places: their positions among all samples of the batch; failures: the other samples.
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""Looking through folders: images, what is inside them, and what is passed over."""
+"""Walking through folders of images, and counting what is skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .roles import is_hidden
 
 @dataclass
 class Found:
-    """What was passed over or is worth a word, counted. kinds: files that are no images, by suffix."""
+    """Counts of what was skipped or deserves a note. kinds: files that are not images, by suffix."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
@@ -24,21 +24,21 @@ class Found:
     deeper: int = 0
 
     def notes(self) -> tuple[str, ...]:
-        """In sentences."""
+        """The counts as sentences for the user."""
         notes = []
         if self.kinds:
             kinds = sorted(self.kinds.items(), key=lambda kind: (-kind[1], kind[0]))
             listed = ", ".join(f"{kind} {count}" for kind, count in kinds[:5])
             more = f" and {len(kinds) - 5} more kinds" if len(kinds) > 5 else ""
-            notes.append(f"files passed over that are no images of a known kind: {listed}{more}")
+            notes.append(f"skipped files that are not images of a known kind: {listed}{more}")
         if self.hidden:
-            notes.append(f"hidden or system files passed over inside class folders: {self.hidden}")
+            notes.append(f"skipped hidden or system files in class folders: {self.hidden}")
         if self.links:
-            notes.append(f"links to folders passed over inside class folders: {self.links}")
+            notes.append(f"skipped links to folders in class folders: {self.links}")
         if self.beside:
-            notes.append(f"images beside the class folders passed over: {self.beside}")
+            notes.append(f"skipped images next to the class folders: {self.beside}")
         if self.deeper:
-            notes.append(f"images in folders inside class folders, which belong to that class: {self.deeper}")
+            notes.append(f"images in nested folders, counted to their class folder: {self.deeper}")
         return tuple(notes)
 
 
@@ -48,7 +48,7 @@ def subfolders(root: Path) -> list[str]:
         inside = [entry for entry in root.iterdir() if not is_hidden(entry.name)]
         for entry in inside:
             if entry.is_symlink() and not entry.exists():
-                raise UserError(f"{str(entry)!r} is a link to nothing: mend or remove it")
+                raise UserError(f"{str(entry)!r} is a broken link: fix or remove it")
         return sorted(entry.name for entry in inside if entry.is_dir())
     except OSError as error:
         raise _unreadable(error, str(root)) from error
