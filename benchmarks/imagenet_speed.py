@@ -29,7 +29,7 @@ from globalcnn.errors import UserError
 from globalcnn.files import write_json
 from globalcnn.measure.environment import environment
 from globalcnn.ops import PDE
-from globalcnn.ops.backends import automatic
+from globalcnn.ops.dispatch import automatic
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "imagenet-cost" / "speed.json"
 SEED = 0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from globalcnn.measure import Latency, latency
-from globalcnn.ops import backends
+from globalcnn.ops import use_backend
 
 from .results import Cell, Settings, Side, Timed
 
@@ -147,10 +147,5 @@ def reason(error: BaseException) -> str:
 @contextmanager
 def eager_backend() -> Iterator[None]:
     """Inside, no fast backend is taken by itself: Global layers run in plain PyTorch."""
-    kept = dict(backends._READY)
-    backends._READY.update(dict.fromkeys(backends._BY_DEVICE.values(), False))
-    try:
+    with use_backend("eager"):
         yield
-    finally:
-        backends._READY.clear()
-        backends._READY.update(kept)

@@ -15,7 +15,7 @@ from benchmarks.rounds import NotHere, Variant, eager_backend, timed_in_rounds
 from globalcnn import PDE, GlobalLayer
 from globalcnn.cli.networks import build_named
 from globalcnn.measure import Latency
-from globalcnn.ops.backends import automatic
+from globalcnn.ops.dispatch import automatic
 
 QUICK = Settings(rounds=2, seconds=1.0, quick=True)
 

@@ -156,11 +156,11 @@ def test_compiled_in_one_graph_in_training(plainly):
 
 
 def test_without_fast_kernels_the_fused_layer_computes_the_same(monkeypatch, plainly):
-    from globalcnn.ops import by_eager
+    from globalcnn.ops.torch_ops import decomposition
 
     layer, x = make("published").eval(), torch.randn(2, 6, 7, 9)
     alone = FusedGlobalLayer.from_layer(layer)
     with torch.no_grad():
         expected = plainly(lambda: layer(x))
         parts = (alone.weight, alone.bias, alone.scale, alone.shift)
-        close(by_eager.layer_by_eager(x, x, *parts, *alone.settings), expected, "by eager")
+        close(decomposition.layer(x, x, *parts, *alone.settings), expected, "decomposition")

@@ -14,8 +14,9 @@ import sys
 import torch
 
 from globalcnn import PDE
-from globalcnn.ops import by_eager, operators
+from globalcnn.ops import torch_ops
 from globalcnn.ops.judge import judge
+from globalcnn.ops.torch_ops import decomposition
 
 SHAPES = [(2, 3, 5, 7), (1, 1, 1, 1), (2, 17, 8, 8), (3, 16, 4, 33), (1, 2, 1, 9), (2, 1, 9, 1), (0, 3, 4, 5)]
 PDES = [
@@ -51,7 +52,7 @@ def solve_findings(shapes=SHAPES, pdes=PDES, dtypes=DTYPES, layouts=tuple(LAYOUT
     cases = itertools.product(shapes, pdes, dtypes, layouts, (True, False))
     for i, (shape, pde, dtype, layout, learned) in enumerate(cases):
         inputs = fields(shape, dtype, layout, seed=i, learned=learned, source=i % 3 > 0, one=i % 3 == 1)
-        verdict = judge(operators.solve, inputs, pde)
+        verdict = judge(torch_ops.solve, inputs, pde)
         if verdict.failed:
             yield f"solve {shape} {pde} {dtype} {layout} learned={learned}: {verdict.failed}"
 
@@ -72,13 +73,13 @@ def layer_arguments(i, shape, dtype, layout, pde):
     act = (1, 1, 2, 3, 4)[i % 5]
     flags = [bool(i >> bit & 1) for bit in range(2, 7)]
     D = (0.5, 1.5)
-    return (h, f, weight, bias, normal(C), normal(C), *operators.numbers(*D, pde), act, *flags)
+    return (h, f, weight, bias, normal(C), normal(C), *torch_ops.numbers(*D, pde), act, *flags)
 
 
 def in_float64(arguments):
     """The operator `layer` in plain PyTorch and float64."""
     wide = (a.double() if isinstance(a, torch.Tensor) else a for a in arguments)
-    return by_eager.layer_by_eager(*wide)
+    return decomposition.layer(*wide)
 
 
 # without the 20 steps: a ReLU's diffusion of exactly 0 makes them unstable, and rounding grows with the rest
@@ -89,7 +90,7 @@ def layer_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(
     """What is wrong with the whole layer: its error against float64, set against that of plain PyTorch."""
     for i, (shape, pde, dtype, layout) in enumerate(itertools.product(shapes, pdes, dtypes, layouts)):
         arguments = layer_arguments(i, shape, dtype, layout, pde)
-        found, plain = torch.ops.globalcnn.layer(*arguments), by_eager.layer_by_eager(*arguments)
+        found, plain = torch.ops.globalcnn.layer(*arguments), decomposition.layer(*arguments)
         exact = in_float64(arguments)
         if found.shape != exact.shape or found.dtype != dtype or found.stride() != plain.stride():
             yield f"layer {shape} {pde} {dtype} {layout} case {i}: shape, dtype or strides"
@@ -112,7 +113,7 @@ def evolve_arguments(i, shape, layout, pde):
     h, f, grad = (LAYOUTS[layout](normal(*shape)) for _ in range(3))
     norms = (normal(count, C, by=0.3, shift=1.0), normal(count, C, by=0.3))
     act = (1, 1, 2, 3, 4)[i % 5]
-    options = (2.0, *operators.numbers(0.6, 1.2, pde), act, *(bool(i >> bit & 1) for bit in (1, 2, 3)))
+    options = (2.0, *torch_ops.numbers(0.6, 1.2, pde), act, *(bool(i >> bit & 1) for bit in (1, 2, 3)))
     return grad, (h, None if i % 2 else f, normal(count, C, k, k, by=0.3), *norms, *options)
 
 
@@ -132,15 +133,13 @@ def evolve_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple
         if shape[0] * shape[2] * shape[3] < 2:
             continue
         grad, exact_arguments = evolve_arguments(i, shape, layout, pde)
-        exact = by_eager.evolve_by_eager(*exact_arguments)
-        exact += by_eager.evolve_backward_by_eager(
-            grad, *exact_arguments[:5], *exact[1:], *exact_arguments[5:]
-        )
+        exact = decomposition.evolve(*exact_arguments)
+        exact += decomposition.evolve_backward(grad, *exact_arguments[:5], *exact[1:], *exact_arguments[5:])
         given = in_dtype(exact_arguments, dtype)
         results = []
         for forward, backward in (
             (torch.ops.globalcnn.evolve, torch.ops.globalcnn.evolve_backward),
-            (by_eager.evolve_by_eager, by_eager.evolve_backward_by_eager),
+            (decomposition.evolve, decomposition.evolve_backward),
         ):
             out = tuple(forward(*given))
             results.append(out + tuple(backward(grad.to(dtype), *given[:5], *out[1:], *given[5:])))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from globalcnn import PDE, Boundary, GlobalLayer, UserError, solve
-from globalcnn.ops import BACKENDS, operators
+from globalcnn.ops import BACKENDS, torch_ops
 from globalcnn.ops.judge import judge
 from globalcnn.ops.native import build, instruction_set
 
@@ -110,7 +110,7 @@ def arguments(dtype=torch.float32, shape=(2, 3, 5, 6), learned=True, source=True
 def test_opcheck_of_the_solve(learned, source):
     (h, h_old, f, u, v, Dx, Dy), pde = arguments(learned=learned, source=source)
     D = (Dx, Dy) if learned else (None, None)
-    plain = operators.numbers(0.0 if learned else Dx, 0.0 if learned else Dy, pde)
+    plain = torch_ops.numbers(0.0 if learned else Dx, 0.0 if learned else Dy, pde)
     torch.library.opcheck(torch.ops.globalcnn.solve, (h, h_old, f, u, v, *D, *plain))
     state = [None if A is None else A.detach() for A in (h, h_old, f, u, v, *D)]
     torch.library.opcheck(torch.ops.globalcnn.solve_backward, (torch.ones_like(h), *state, *plain))
@@ -232,8 +232,8 @@ def test_a_compiled_layer_holds_the_operator_and_an_exported_one_does_not():
 def test_vmap_and_functional_derivatives():
     (h, h_old, f, u, v, Dx, Dy), pde = arguments(torch.float64)
     many = torch.stack([h, h + 1]).detach()
-    mapped = torch.vmap(lambda x: operators.solve(x, h_old, f, u, v, Dx, Dy, pde))(many)
-    one_by_one = torch.stack([operators.solve(x, h_old, f, u, v, Dx, Dy, pde) for x in many])
+    mapped = torch.vmap(lambda x: torch_ops.solve(x, h_old, f, u, v, Dx, Dy, pde))(many)
+    one_by_one = torch.stack([torch_ops.solve(x, h_old, f, u, v, Dx, Dy, pde) for x in many])
     torch.testing.assert_close(mapped, one_by_one)
     grad = torch.func.grad(lambda x: solve(x, h_old, f, u, v, Dx, Dy, pde).square().sum())(h.detach())
     expected = torch.autograd.grad(solve(h, h_old, f, u, v, Dx, Dy, pde).square().sum(), h)[0]

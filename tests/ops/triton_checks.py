@@ -20,10 +20,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from globalcnn.ops import BACKENDS, by_eager, operators
+from globalcnn.ops import BACKENDS, torch_ops
 from globalcnn.ops import triton as backend
 from globalcnn.ops.judge import judge
 from globalcnn.ops.pde import PDE, Boundary
+from globalcnn.ops.torch_ops import decomposition
 
 pytest.importorskip("triton")
 from globalcnn.ops.triton import launch, passes, planes, run
@@ -31,7 +32,7 @@ from globalcnn.ops.triton import launch, passes, planes, run
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(2, 2, 5, 4), (1, 2, 6, 5), (1, 1, 1, 1), (1, 3, 1, 9), (2, 1, 7, 1), (1, 3, 3, 6)]
-ACTIVATION_NUMBERS = range(len(by_eager.ACTIVATIONS))
+ACTIVATION_NUMBERS = range(len(decomposition.ACTIVATIONS))
 SPACINGS = [(1, 1), (1, 2), (3, 1), (4, 5), (9, 12), (2, 23)]
 
 
@@ -80,7 +81,7 @@ def solver(run):
 
     def solve(h, h_old, f, u, v, Dx, Dy, pde):
         fields = (D if isinstance(D, Tensor) else None for D in (Dx, Dy))
-        return Solve.apply(h, h_old, f, u, v, *fields, *operators.numbers(Dx, Dy, pde))
+        return Solve.apply(h, h_old, f, u, v, *fields, *torch_ops.numbers(Dx, Dy, pde))
 
     return solve
 
@@ -104,7 +105,7 @@ def layer_arguments(shape, dtype, pick, *, boundary, act, steps=1, product=None)
     flags = [pick.random() < 0.5 for _ in range(5)]
     if product is not None:
         flags[0] = product
-    numbers = (*diffusion, steps, 0.2, *spacing, by_eager.BOUNDARIES.index(boundary))
+    numbers = (*diffusion, steps, 0.2, *spacing, decomposition.BOUNDARIES.index(boundary))
     return (h, f, weight, bias, scale, shift, *numbers, act, *flags)
 
 
@@ -184,7 +185,7 @@ def test_a_plane_on_chip_and_in_passes_agree(fields_of, monkeypatch, boundary):
 def test_results_have_the_strides_of_h(fields_of):
     c = fields_of((2, 3, 4, 5), dtype=torch.float32)
     c["h"] = channels_last(c["h"])
-    plain = (c["Dx"], c["Dy"], *operators.numbers(c["Dx"], c["Dy"], PDE()))
+    plain = (c["Dx"], c["Dy"], *torch_ops.numbers(c["Dx"], c["Dy"], PDE()))
     state = (c["h"], c["h_old"], None, c["u"], c["v"])
     assert backend.solve(*state, *plain).stride() == c["h"].stride()
     gradients = backend.solve_backward(c["u"], *state, *plain)
@@ -210,7 +211,7 @@ def test_the_table_of_backends_has_the_dtypes_that_are_computed():
 
 def layer_error(arguments):
     """The largest deviation from plain PyTorch, in units in the last place of the largest value."""
-    exact = by_eager.layer_by_eager(*(a.double() if torch.is_tensor(a) else a for a in arguments))
+    exact = decomposition.layer(*(a.double() if torch.is_tensor(a) else a for a in arguments))
     out = backend.layer(*arguments)
     assert out.dtype == arguments[0].dtype
     assert out.stride() == torch.empty_like(arguments[0]).stride()
@@ -333,7 +334,7 @@ def test_the_operators_compute_by_these_kernels_on_cuda():
 def test_under_compile_and_in_a_cuda_graph(fields_of):
     backend.load()
     c = fields_of((2, 3, 8, 8), dtype=torch.float32)
-    solve = partial(operators.solve, pde=PDE(steps=3))
+    solve = partial(torch_ops.solve, pde=PDE(steps=3))
     expected = solve(**c)
     torch.testing.assert_close(torch.compile(solve, fullgraph=True)(**c), expected)
     graph = torch.cuda.CUDAGraph()

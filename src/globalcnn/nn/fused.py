@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..ops import by_eager, operators
-from ..ops.backends import automatic, load_for
-from ..ops.eager import solve as eager_solve
+from ..ops import torch_ops
+from ..ops.dispatch import automatic, load_for
+from ..ops.torch_ops import decomposition
 from .coefficients import Coefficient
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def may_fuse(layer: GlobalLayer, h: Tensor) -> bool:
     """Whether a forward of `layer` at state `h` may be the fused operator: inference, a fast backend."""
-    if layer.training or automatic(h, layer.pde).run is eager_solve:
+    if layer.training or not automatic(h, layer.pde).fused:
         return False
     if torch.is_grad_enabled() and (h.requires_grad or any(p.requires_grad for p in layer.parameters())):
         return False
@@ -248,8 +248,8 @@ def settings_of(layer: GlobalLayer) -> tuple[object, ...]:
     """The operator's arguments after the tensors."""
     Dx0, Dy0 = (0.0, 0.0) if layer.diffusivity is None else layer.diffusivity
     return (
-        *operators.numbers(Dx0, Dy0, layer.pde),
-        by_eager.ACTIVATIONS.index(_ACTS[type(layer.act)]),
+        *torch_ops.numbers(Dx0, Dy0, layer.pde),
+        decomposition.ACTIVATIONS.index(_ACTS[type(layer.act)]),
         layer.shared_product,
         layer.velocity_from == "f",
         layer.start_from == "h",
@@ -271,7 +271,7 @@ def may_evolve(layer: GlobalLayer, h: Tensor) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") is False and layer.velocity_x.norm.weight.dtype != h.dtype:
         return False
-    return automatic(h, layer.pde).run is not eager_solve and refuses_training(layer) is None
+    return automatic(h, layer.pde).fused and refuses_training(layer) is None
 
 
 def evolve(layer: GlobalLayer, h: Tensor, f: Tensor) -> Tensor:

@@ -1,7 +1,17 @@
 """The PDE solve as one operator; it knows tensors, nothing of networks."""
 
-from .backends import BACKENDS, Backend, find_backend, solve
+from .dispatch import BACKENDS, Backend, find_backend, solve, use_backend
 from .pde import PDE, Boundary
 from .schemes import DuFortFrankel, Scheme
 
-__all__ = ["BACKENDS", "PDE", "Backend", "Boundary", "DuFortFrankel", "Scheme", "find_backend", "solve"]
+__all__ = [
+    "BACKENDS",
+    "PDE",
+    "Backend",
+    "Boundary",
+    "DuFortFrankel",
+    "Scheme",
+    "find_backend",
+    "solve",
+    "use_backend",
+]

@@ -67,9 +67,9 @@ def judge(backend: Solver, inputs: dict[str, Field | None], pde: PDE) -> Verdict
     ):
         scale = max(_largest(target), magnitude)
         error[name] = _deviation(value, target)
-        by_eager = max(2 * _deviation(eager_value, target), 4 * rounds * unit * scale)
+        by_plain = max(2 * _deviation(eager_value, target), 4 * rounds * unit * scale)
         by_rounding = 64 * (pde.steps + 1) * unit * scale
-        allowed[name] = min(by_eager, by_rounding)
+        allowed[name] = min(by_plain, by_rounding)
     return Verdict(error, allowed)
 
 

@@ -1,4 +1,4 @@
-"""The operators of `ops/operators.py` as Triton kernels, for CUDA tensors.
+"""The operators of `ops/torch_ops/` as Triton kernels, for CUDA tensors.
 
 Storage is float32, bfloat16, float16 or float64; the arithmetic is float32, for float64 float64. Other dtypes
 go to the eager backend. Nothing is read back to the host and no shape depends on data, so calls can be
@@ -64,21 +64,21 @@ def load() -> None:
 
 
 def solve(*arguments: Any) -> Tensor:
-    """`globalcnn::solve`; arguments and result as in `by_eager.solve_by_eager`."""
+    """`globalcnn::solve`; arguments and result as in `decomposition.solve`."""
     from .run import solve as run
 
     return run(*arguments)
 
 
 def solve_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    """`globalcnn::solve_backward`; arguments and result as in `by_eager.solve_backward_by_eager`."""
+    """`globalcnn::solve_backward`; arguments and result as in `decomposition.solve_backward`."""
     from .run import solve_backward as run
 
     return run(*arguments)
 
 
 def layer(*arguments: Any) -> Tensor:
-    """`globalcnn::layer`; arguments and result as in `by_eager.layer_by_eager`."""
+    """`globalcnn::layer`; arguments and result as in `decomposition.layer`."""
     from .run import layer as run
 
     return run(*arguments)

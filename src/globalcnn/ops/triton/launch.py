@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..by_eager import BOUNDARIES
 from ..pde import Boundary
+from ..torch_ops.decomposition import BOUNDARIES
 from . import passes
 from .parts import NUMBERS
 

@@ -135,7 +135,7 @@ def diffusion_of(Dx, Dy, numbers, T: constexpr, PARTS: constexpr):
 
 @triton.jit
 def activate(x, ACT: constexpr):
-    """The activation number ACT of `by_eager.ACTIVATIONS`; NaN stays NaN."""
+    """The activation number ACT of `decomposition.ACTIVATIONS`; NaN stays NaN."""
     if ACT == RELU:
         x = tl.where(x < 0, 0.0, x)
     elif ACT == RELU6:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..by_eager import layer_by_eager, solve_backward_by_eager, solve_by_eager
+from ..torch_ops import decomposition
 from . import passes, planes
 from .launch import (
     BACKWARD_ELEMENTS,
@@ -32,7 +32,7 @@ def solve(*arguments: Any) -> Tensor:
         return out.copy_(h)
     T = COMPUTE.get(h.dtype)
     if T is None:
-        return solve_by_eager(*arguments)
+        return decomposition.solve(*arguments)
     problem = Problem(out, T, Dx0, Dy0, *geometry)
     fields = tuple(map(view, (f, u, v, Dx, Dy)))
     whole = plane_tile(out, T) if steps > 1 else None
@@ -52,7 +52,7 @@ def solve_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     h, (Dx0, Dy0, steps, *geometry) = inputs[0], arguments[7:]
     T = COMPUTE.get(h.dtype)
     if T is None:
-        return solve_backward_by_eager(grad, *arguments)
+        return decomposition.solve_backward(grad, *arguments)
     gradients = tuple(h.new_empty(0) if A is None else torch.empty_like(h) for A in inputs)
     if h.numel() == 0:
         return gradients
@@ -108,7 +108,7 @@ def layer(*arguments: Any) -> Tensor:
         return out
     whole = None if T is None else plane_tile(out, T)
     if T is None or h.dtype not in COMPUTE or (whole is None and steps == 0):
-        return layer_by_eager(*arguments)
+        return decomposition.layer(*arguments)
     problem = Problem(out, T, Dx0, Dy0, *geometry)
     weight, bias, scale, shift = (A.contiguous() for A in (weight, bias, scale, shift))
     carrier = f if velocity_from_f else h

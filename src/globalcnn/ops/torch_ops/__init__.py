@@ -2,7 +2,7 @@
 
 Here stand their schemas, what they return (for tracing), their gradients and how they are mapped. The fast
 backends register the computing itself, per device: `native/` on CPUs, `triton/` on CUDA. Where none is
-loaded, `by_eager.py` computes. What they cost stands in `flops.py`.
+loaded, `decomposition.py` computes. What they cost stands in `flops.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import by_eager, flops
-from .pde import PDE
-from .schemes import Field
+from ..pde import PDE
+from ..schemes import Field
+from . import decomposition, flops
 
 _PDE = "float Dx0, float Dy0, int steps, float dt, int dx, int dy, int boundary"
 _STATE = "Tensor h, Tensor h_old, Tensor? f, Tensor u, Tensor v, Tensor? Dx, Tensor? Dy"
@@ -49,7 +49,7 @@ def numbers(Dx: Field, Dy: Field, pde: PDE) -> Numbers:
         pde.steps,
         pde.dt,
         *pde.spacing,
-        by_eager.BOUNDARIES.index(pde.boundary),
+        decomposition.BOUNDARIES.index(pde.boundary),
     )
 
 
@@ -63,11 +63,11 @@ def solve(
     return torch.ops.globalcnn.solve(h, h_old, f, u, v, *fields, *numbers(Dx, Dy, pde))
 
 
-LIBRARY.impl("solve", by_eager.solve_by_eager, "CompositeExplicitAutograd")
-LIBRARY.impl("solve_backward", by_eager.solve_backward_by_eager, "CompositeExplicitAutograd")
-LIBRARY.impl("layer", by_eager.layer_by_eager, "CompositeExplicitAutograd")
-LIBRARY.impl("evolve", by_eager.evolve_by_eager, "CompositeExplicitAutograd")
-LIBRARY.impl("evolve_backward", by_eager.evolve_backward_by_eager, "CompositeExplicitAutograd")
+LIBRARY.impl("solve", decomposition.solve, "CompositeExplicitAutograd")
+LIBRARY.impl("solve_backward", decomposition.solve_backward, "CompositeExplicitAutograd")
+LIBRARY.impl("layer", decomposition.layer, "CompositeExplicitAutograd")
+LIBRARY.impl("evolve", decomposition.evolve, "CompositeExplicitAutograd")
+LIBRARY.impl("evolve_backward", decomposition.evolve_backward, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("globalcnn::solve", lib=LIBRARY)  # type: ignore[untyped-decorator]
@@ -159,7 +159,7 @@ def _backward_twice(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     with torch.enable_grad():
         leaves = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
         grad, *state = leaves
-        out = by_eager.solve_plainly(*state, *ctx.plain)
+        out = decomposition.solve_plainly(*state, *ctx.plain)
         wanted = [t for t in state if t is not None]
         first = torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True)
         given = [g for g, t in zip(grads, state, strict=True) if t is not None]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from .schemes import DuFortFrankel
+from ..schemes import DuFortFrankel
 
 
 def _multiplies(shape: Sequence[int], learned: bool, steps: int) -> int:

@@ -1,7 +1,7 @@
 """The operators in plain PyTorch, on top of `eager.solve`.
 
 They compute where no fast backend is loaded or one does not know the dtype, and fast kernels are checked
-against them. Arguments are those of the schemas in `operators.py`; results have the strides of the inputs.
+against them. Arguments are those of the schemas in `torch_ops`; results have the strides of the inputs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import eager
-from .pde import PDE, Boundary
-from .schemes import DuFortFrankel
+from .. import eager
+from ..pde import PDE, Boundary
+from ..schemes import DuFortFrankel
 
 # the operators take both by number, and so do the kernels: native/csrc/kernels.h, triton/parts.py
 BOUNDARIES = (Boundary.PERIODIC, Boundary.ZERO_FLUX, Boundary.ZERO)
@@ -39,12 +39,12 @@ def solve_plainly(*arguments: Any) -> Tensor:
     return eager.solve(h, h_old, f, u, v, Dx0 if Dx is None else Dx, Dy0 if Dy is None else Dy, _pde(*rest))
 
 
-def solve_by_eager(*arguments: Any) -> Tensor:
+def solve(*arguments: Any) -> Tensor:
     """`globalcnn::solve`."""
     return _laid_out_as(arguments[0], solve_plainly(*arguments))
 
 
-def solve_backward_by_eager(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def solve_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """`globalcnn::solve_backward`."""
     inputs = arguments[:7]
     with torch.enable_grad():
@@ -53,7 +53,7 @@ def solve_backward_by_eager(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]
     return _gradients(out, grad, leaves, [inputs[0]] * 7)
 
 
-def layer_by_eager(
+def layer(
     h: Tensor,
     f: Tensor,
     weight: Tensor,
@@ -90,7 +90,7 @@ def layer_by_eager(
     return _laid_out_as(h, out + old if residual else out)
 
 
-def evolve_by_eager(
+def evolve(
     h: Tensor,
     f: Tensor | None,
     weight: Tensor,
@@ -131,7 +131,7 @@ def evolve_by_eager(
     return _laid_out_as(h, H), torch.stack(means), torch.stack(variances)
 
 
-def evolve_backward_by_eager(
+def evolve_backward(
     grad: Tensor,
     h: Tensor,
     f: Tensor | None,
@@ -146,7 +146,7 @@ def evolve_backward_by_eager(
     inputs = (h, f, weight, gamma, beta)
     with torch.enable_grad():
         leaves = [None if t is None else t.detach().to(weight.dtype).requires_grad_() for t in inputs]
-        H, _, _ = evolve_by_eager(*leaves, *rest)  # type: ignore[arg-type]
+        H, _, _ = evolve(*leaves, *rest)  # type: ignore[arg-type]
     return _gradients(H, grad.to(H.dtype), leaves, inputs)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, UserTypeError, unknown_name
-from . import eager, operators, reference
+from . import eager, reference, torch_ops
 from .pde import PDE
 from .schemes import DuFortFrankel, Field
 
@@ -21,6 +23,7 @@ class Backend:
 
     unavailable: says why it cannot run here, or gives None (it may load the backend to find out).
     refuses: says why it cannot take these inputs (h and the equation), or gives None.
+    fused: whether it computes all of `torch.ops.globalcnn.*`, so that whole layers can run as one operator.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Backend:
     run: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, Field, Field, PDE], Tensor]
     unavailable: Callable[[], str | None] = lambda: None
     refuses: Callable[[Tensor, PDE], str | None] = lambda h, pde: None
+    fused: bool = False
 
 
 def _reference_in_dtype(
@@ -69,16 +73,18 @@ BACKENDS: dict[str, Backend] = {
     "native": Backend(
         "native",
         "fused C++ kernels for CPUs: AVX-512, AVX2 or plain",
-        operators.solve,
+        torch_ops.solve,
         _native_unavailable,
         _takes("cpu", (torch.float32, torch.bfloat16, torch.float64)),
+        fused=True,
     ),
     "triton": Backend(
         "triton",
         "fused Triton kernels for CUDA",
-        operators.solve,
+        torch_ops.solve,
         _triton_unavailable,
         _takes("cuda", (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
+        fused=True,
     ),
     "eager": Backend("eager", "plain PyTorch, any device", eager.solve),
     "reference": Backend(
@@ -107,17 +113,66 @@ def load_for(h: Tensor) -> None:
         _ready(_BY_DEVICE[h.device.type])
 
 
+# the backend that `use_backend` or GLOBALCNN_BACKEND names; None: the fastest that fits
+_chosen: str | None = None
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Inside, solves and layers that name no backend take this one, in all threads; None: the fastest.
+
+    "eager" makes a Global layer run module by module. A named backend that cannot take the inputs is an
+    error there, not a reason to take another one. The environment variable GLOBALCNN_BACKEND names the
+    backend of the whole process.
+
+    Raises `UserError` for a name that is not known, or a backend that cannot run here.
+
+    >>> import torch
+    >>> from globalcnn import GlobalLayer
+    >>> layer, x = GlobalLayer(4).eval(), torch.randn(1, 4, 6, 6)
+    >>> with use_backend("eager"):
+    ...     plain = layer(x)
+    >>> torch.allclose(plain, layer(x), atol=1e-5)
+    True
+    """
+    global _chosen
+    if name is not None:
+        find_backend(name)
+    before, _chosen = _chosen, name
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _named_by_environment() -> str | None:
+    return os.environ.get("GLOBALCNN_BACKEND") or None
+
+
 def automatic(h: Tensor, pde: PDE) -> Backend:
-    """The fastest backend that can take these inputs here.
+    """The backend for these inputs: the one that is chosen, or the fastest that can take them here.
 
     While a graph is exported that is the eager one, whose graph runs without this library; and inside the
     transforms of torch.func, whose derivatives of every kind need operations that PyTorch knows.
     """
-    if not (torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()):
-        name = _BY_DEVICE.get(h.device.type)
-        if name is not None and BACKENDS[name].refuses(h, pde) is None and _ready(name):
-            return BACKENDS[name]
+    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+        return BACKENDS["eager"]
+    name = _chosen or _named_by_environment()
+    if name is not None:
+        return _fitting(name, h, pde)
+    name = _BY_DEVICE.get(h.device.type)
+    if name is not None and BACKENDS[name].refuses(h, pde) is None and _ready(name):
+        return BACKENDS[name]
     return BACKENDS["eager"]
+
+
+def _fitting(name: str, h: Tensor, pde: PDE) -> Backend:
+    backend = find_backend(name)
+    reason = backend.refuses(h, pde)
+    if reason is not None:
+        raise UserError(f"backend {name!r} cannot take these inputs: {reason}; take backend='eager'")
+    return backend
 
 
 def solve(
@@ -155,9 +210,7 @@ def solve(
     1.4
     """
     _check(h, h_old, f, u, v, Dx, Dy, pde)
-    chosen = automatic(h, pde) if backend is None else find_backend(backend)
-    if backend is not None and (reason := chosen.refuses(h, pde)) is not None:
-        raise UserError(f"backend {backend!r} cannot take these inputs: {reason}; take backend='eager'")
+    chosen = automatic(h, pde) if backend is None else _fitting(backend, h, pde)
     return chosen.run(h, h_old, f, u, v, Dx, Dy, pde)
 
 
