@@ -56,6 +56,11 @@ def test_images_for_validation_of_their_own_and_another_size() -> None:
     assert (source.size("train"), source.size("val"), source.image_size) == (16, 4, (12, 12))
 
 
+def test_arrays_for_evaluation_only() -> None:
+    source = from_arrays(None, None, x_test=NHWC, y_test=LABELS, classes=("a", "b", "c"))
+    assert (source.splits, source.mean, source.classes) == (("test",), None, ("a", "b", "c"))
+
+
 def test_what_rounding_loses_is_said() -> None:
     source = from_arrays(np.random.default_rng(0).random((20, 6, 5, 3)), LABELS)
     assert "x_train was rounded to 8 bits" in source.notes
@@ -96,6 +101,7 @@ def nan() -> np.ndarray:
         Wrong({"y_train": np.eye(2)[LABELS]}, "one-hot rows become that with y.argmax(1)"),
         Wrong({"y_train": None}, "x_train and y_train must be given together"),
         Wrong({"y_train": [0] * 19 + [1]}, "a class in y_train has a single image"),
+        Wrong({"x_train": None, "y_train": None}, "there are no images: give x_train and y_train"),
         Wrong({"x_test": NHWC}, "x_test and y_test must be given together"),
         Wrong({"x_test": pixels(2, 6, 6, 3), "y_test": [0, 1]}, "images of different shapes"),
         Wrong({"classes": ["a"]}, "has the label 1 but 1 classes"),

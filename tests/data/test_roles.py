@@ -106,6 +106,10 @@ def test_images_for_evaluation_alone(tree: Write) -> None:
     assert images.max() <= 2
 
 
+def test_one_class_is_enough_for_evaluation(tree: Write) -> None:
+    assert list_folder(tree({"test/cat": 3})).classes == ("cat",)
+
+
 class Doubt(NamedTuple):
     folders: dict[str, int]
     message: str

@@ -125,7 +125,7 @@ def _with_parts(root: Path, by_role: dict[str, str], notes: list[str]) -> Folder
     roles = [role for role in ("train", "val", "test") if role in by_role]
     first = by_role[roles[0]]
     classes = subfolders(root / first)
-    _check_classes(root / first, classes)
+    _check_classes(root / first, classes, least=2 if "train" in by_role else 1)
     for role in roles[1:]:
         _check_same_classes(root, first, by_role[role], classes)
     found = Found()
@@ -162,9 +162,9 @@ def _flat(root: Path, classes: list[str]) -> Folder:
     return Folder(str(root), splits, tuple(classes), (*notes, *found.notes()))
 
 
-def _check_classes(root: Path, classes: list[str]) -> None:
-    """Raise `UserError` unless the folders `classes` in `root` can be classes."""
-    if len(classes) == 1:
+def _check_classes(root: Path, classes: list[str], *, least: int = 2) -> None:
+    """Raise `UserError` unless the folders `classes` in `root` can be classes, `least` or more."""
+    if len(classes) < least:
         inside = subfolders(root / classes[0])
         hint = f"; give {str(root / classes[0])!r} if its folders are meant" if len(inside) > 1 else ""
         raise UserError(

@@ -40,6 +40,7 @@ def from_arrays(
     x_train, x_test, x_val: images (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or floats in [0, 1], which
         are rounded to 8 bits.  Do not normalise them: the source does.
     y_train, y_test, y_val: whole-number labels 0, 1, ... of shape (N,) or (N, 1).
+    x_train None: the source is for evaluation only, and x_test is needed.
     x_test left out: every fifth training image of each class becomes a test image, as for folders.
     classes: a name for each label; default: "0", "1", ... up to the largest.
     layout: "NHWC" or "NCHW"; needed only where the number of channels (1, 3 or 4) does not tell.
@@ -64,6 +65,10 @@ def from_arrays(
             raise UserError(f"x_{split} and y_{split} must be given together: every image needs one label")
         if images is not None:
             parts[split] = _part(split, images, labels, layout, notes)
+    if "train" not in parts and "test" not in parts:
+        raise UserError(
+            "there are no images: give x_train and y_train, or x_test and y_test for evaluation only"
+        )
     check_same_shape(parts, where="the arrays")
     names = _checked_names(classes)
     whole = checked_classes(list(parts.values()), names, where="the arrays")
@@ -73,7 +78,7 @@ def from_arrays(
     whole_number("seed", seed)
     return tensor_source(
         name,
-        Parts(train=parts["train"], test=parts["test"], val=parts.get("val"), classes=whole),
+        Parts(train=parts.get("train"), test=parts["test"], val=parts.get("val"), classes=whole),
         validation=checked_fraction(validation),
         seed=seed,
         image_size=checked_image_size(image_size),
