@@ -101,7 +101,8 @@ def train(
     data = as_source(data, recipe, seed)
     check_out(folder, resume=resume, overwrite=overwrite)
     card = card_for(model, data, recipe, source=parse_source(source) if isinstance(source, str) else source)
-    data.check_images(["test"])
+    # a test image damaged since the start is skipped in the evaluation, so that no training is lost
+    data.check_images(("train", "val") if resume else ("train", "val", "test"))
     chosen = default_objective(model, recipe) if objective is None else objective
     # auxiliary heads and stochastic depth leave parameters without gradient in some steps
     unused = bool(recipe.drop_path_rate or getattr(model, "uncounted_modules", ()))
