@@ -15,11 +15,14 @@ from functools import cache
 import pytest
 import timm
 import torch
+from timm.models._manipulate import group_parameters
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from globalcnn import UserError, create_model, list_models
 from globalcnn.models import model_info
 from globalcnn.nn.implicit.equilibrium import Equilibrium
+from globalcnn.nn.implicit.layer import ImplicitLayer
 
 NAMES = list_models()
 DEAR = ("neupde_cifar", "mdeq_large_cifar", "wide_resnet_cifar", "wide_resnet_global_cifar")
@@ -206,6 +209,144 @@ def test_states_names_and_copies(name):
     assert torch.equal(copy.deepcopy(net)(x), logits)
 
 
+@every_model
+@torch.no_grad()
+def test_intermediates(name):
+    """timm's `forward_intermediates`: the same maps as `features_only`, from one forward."""
+    net, x = model(name), images(name)
+    last, maps = net.forward_intermediates(x)
+    assert torch.equal(last, net.forward_features(x))
+    told = net.feature_info if isinstance(net.feature_info, list) else net.feature_info.info
+    assert [m.shape[1] for m in maps] == [t["num_chs"] for t in told]
+    early = net.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
+    assert len(early) == 1
+    assert torch.equal(early[0], maps[0])
+    assert torch.equal(net.forward_intermediates(x, 1, intermediates_only=True)[0], maps[-1])
+    assert torch.equal(net.forward_intermediates(x, [-1])[1][0], maps[-1])
+    for wrong in ({"indices": len(maps) + 1}, {"indices": [len(maps)]}, {"output_fmt": "NLC"}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            net.forward_intermediates(x, **wrong)
+
+
+# one network per family is enough for what a family writes once
+FAMILIES = {model_info(n).family: n for n in reversed(NAMES) if n not in DEAR}
+every_family = pytest.mark.parametrize("name", FAMILIES.values())
+
+
+@every_model
+def test_groups_of_layers(name):
+    """Stem first, head last, every parameter in one group; timm's layer decay builds on them."""
+    net = model(name)
+    groups = group_parameters(net, net.group_matcher(), reverse=True)
+    assert groups.keys() == dict(net.named_parameters()).keys()
+    assert groups[net.default_cfg["first_conv"] + ".weight"] == 0
+    head = groups[net.default_cfg["classifier"] + ".weight"]
+    assert head == max(groups.values()) >= 2
+    body = [n for n in groups if groups[n] == head]
+    assert all(n.startswith((net.default_cfg["classifier"], "auxiliary_head")) for n in body), body
+    coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
+    assert max(coarse.values()) <= head
+    assert net.no_weight_decay() == set()
+
+
+@every_family
+def test_layer_decay_builds_an_optimizer(name):
+    groups = create_optimizer_v2(model(name), "sgd", lr=0.1, weight_decay=0.1, layer_decay=0.5).param_groups
+    scales = [g["lr_scale"] for g in groups]
+    assert max(scales) == 1.0
+    assert min(scales) < 0.5
+    assert sum(len(g["params"]) for g in groups) == len(list(model(name).parameters()))
+
+
+@every_family
+def test_gradient_checkpointing_changes_nothing(name):
+    """Neither outputs nor gradients nor BatchNorm's statistics; timm's own checkpoint moves those twice."""
+    nets = [copy.deepcopy(model(name)).train() for _ in range(2)]
+    if any(isinstance(m, ImplicitLayer) for m in nets[0].modules()):
+        with pytest.raises(UserError, match="implicit layer, which is not checkpointed"):
+            nets[0].set_grad_checkpointing()
+        nets[0].set_grad_checkpointing(False)
+        return
+    nets[1].set_grad_checkpointing()
+    x = images(name)
+    found = []
+    for net in nets:
+        torch.manual_seed(2)
+        y = net(x)
+        y.square().mean().backward()
+        found.append([y, *(p.grad for p in net.parameters() if p.grad is not None), *net.buffers()])
+    assert len(found[0]) == len(found[1])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-6)
+    for module in nets[1].modules():
+        assert getattr(module, "momentum", 0.1) == 0.1
+
+
+def test_checkpointed_blocks_keep_less():
+    """What a forward saves for its backward, in numbers."""
+    kept = []
+    for enable in (False, True):
+        net = create_model("resnet32_cifar").train()
+        net.set_grad_checkpointing(enable)
+        saved = []
+
+        def pack(tensor, saved=saved):
+            saved.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            net(torch.randn(1, 3, 16, 16))
+        kept.append(sum(saved))
+    assert kept[1] < kept[0] / 3
+
+
+@pytest.mark.parametrize("name", ["resnet_global_tiny_cifar", "densenet_global_cifar", "mobilenetv2_global"])
+@pytest.mark.parametrize(
+    ("settings", "layer"),
+    [
+        ({"act_layer": "silu"}, "SiLU"),
+        ({"act_layer": nn.GELU}, "GELU"),
+        ({"norm_layer": "groupnorm1"}, "GroupNorm1"),
+    ],
+    ids=["silu", "GELU", "groupnorm1"],
+)
+def test_layers_are_chosen(name, settings, layer):
+    net = create_model(name, **settings).eval()
+    kinds = {type(m).__name__ for m in net.modules()}
+    assert any(layer in k for k in kinds)
+    if "act_layer" in settings:
+        assert not kinds & {"ReLU", "ReLU6"}
+    with torch.no_grad():
+        assert net(images(name)).isfinite().all()
+
+
+def test_stochastic_depth_rises_over_the_blocks():
+    net = create_model("resnet_global_cifar", drop_path_rate=0.3).train()
+    rates = [getattr(m.drop_path, "drop_prob", 0.0) for m in net.modules() if hasattr(m, "drop_path")]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    for rate in (1.0, -0.1, "much", True):
+        with pytest.raises(UserError, match=r"drop_path_rate=.* must be a number >= 0 and < 1"):
+            create_model("resnet_global_cifar", drop_path_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("densenet_cifar", {"drop_path_rate": 0.1}, "does not take the setting 'drop_path_rate'"),
+        ("darts_cifar", {"norm_layer": "groupnorm1"}, "does not take the setting 'norm_layer'"),
+        ("digits_conv", {"act_layer": nn.GELU}, "does not take the setting 'act_layer'; it takes drop_rate"),
+        ("resnet_global_cifar", {"act_layer": "sliu"}, "act_layer='sliu' is no activation"),
+        ("resnet_global_cifar", {"act_layer": 3}, "act_layer=3 must be a class"),
+        ("resnet_global_cifar", {"norm_layer": "no_norm"}, "norm_layer='no_norm' is no norm"),
+        ("densenet_cifar", {"norm_layer": "frozenbatchnorm3d"}, "is no norm"),
+        ("resnet_global_cifar", {"drop_rate": 2}, "drop_rate=2 must be a number"),
+    ],
+)
+def test_layers_that_a_network_does_not_take(name, settings, words):
+    with pytest.raises(UserError, match=words):
+        create_model(name, **settings)
+
+
 @pytest.mark.parametrize("name", ["digits_global", "resnet_global_tiny_cifar"])
 def test_watching_an_evolution_changes_nothing(name):
     net = copy.deepcopy(model(name)).train()
@@ -224,8 +365,34 @@ def test_there_are_no_weights_to_download(name):
         create_model(name, pretrained=True)
 
 
+# tracing takes seconds per network and sees nothing of widths and depths: the smallest of each kind
+TRACED = (
+    "darts_global_tiny_cifar",
+    "densenet_global_cifar",
+    "digits_conv",
+    "digits_global",
+    "digits_residual",
+    "efficientnet_b0_global",
+    "global_mnist",
+    "mdeq_cifar",
+    "mobilenetv2_global",
+    "mobilenetv3_global",
+    "neupde_cifar",
+    "neupde_mnist",
+    "neural_ode_mnist",
+    "resnet_global_tiny_cifar",
+    "resnet_mnist",
+    "resnet_tiny_cifar",
+)
+every_kind = pytest.mark.parametrize("name", TRACED)
+
+
+def test_every_family_is_traced():
+    assert {model_info(n).family for n in TRACED} == {model_info(n).family for n in NAMES}
+
+
 @pytest.mark.slow
-@every_model
+@every_kind
 @torch.no_grad()
 def test_exported(name):
     can(name, "export")
@@ -236,7 +403,7 @@ def test_exported(name):
 
 
 @pytest.mark.slow
-@every_model
+@every_kind
 @torch.no_grad()
 def test_compiled_in_one_graph(name):
     can(name, "compile")
@@ -263,10 +430,10 @@ def test_names_and_settings_that_do_not_fit():
         with pytest.raises(UserError, match=words):
             ask("resnet_globl_cifar")
     with pytest.raises(
-        UserError, match=r"'resnet_global_cifar' does not take one of the settings \['depht'\]"
+        UserError, match=r"'resnet_global_cifar' does not take the setting 'depht'.*; it takes act_layer, "
     ):
         create_model("resnet_global_cifar", depht=3)
-    with pytest.raises(UserError, match=r"'densenet_cifar' does not take one of the settings \['depths'\]"):
+    with pytest.raises(UserError, match="'densenet_cifar' does not take the setting 'depths'"):
         create_model("densenet_cifar", depths=(1, 1, 1))
     with pytest.raises(UserError, match="unknown model 'None'"):
         create_model(None)

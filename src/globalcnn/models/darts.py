@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..nn import GlobalLayer
 from ..ops import PDE
-from .base import ImageClassifier, check_in_chans, feature
+from .base import ImageClassifier, Keep, check_in_chans, feature, keep_nothing
 from .darts_cells import DARTS_V2, NODES, Cell, DropPath, Genotype
 from .registry import register_cifar
 
@@ -77,6 +77,7 @@ class DARTS(ImageClassifier):
 
     head_name = "classifier"
     uncounted_modules = ("auxiliary_head",)
+    block_patterns = ((r"^cells\.(\d+)", None),)
 
     def __init__(
         self,
@@ -150,22 +151,23 @@ class DARTS(ImageClassifier):
         super().reset_classifier(num_classes, global_pool)
         self.auxiliary_head.reset_classifier(num_classes)
 
-    def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, x: Tensor, keep: Keep) -> tuple[Tensor, Tensor]:
         """(what the last cell makes, what the second reduction cell makes)."""
         s0 = s1 = reduced = self.stem(x)
         for i, cell in enumerate(self.cells):
-            out = cell(s0, s1) if isinstance(cell, Cell) else cell(s1, before=s0)
+            out = self.block(cell, s0, s1) if isinstance(cell, Cell) else cell(s1, before=s0)
+            keep(f"cells.{i}", out)
             s0, s1 = s1, out
             if i == self.last_reduction:
                 reduced = s1
         return s1, reduced
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self._run(x)[0]
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
+        return self._run(x, keep)[0]
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, logits of the auxiliary head), for training."""
-        last, reduced = self._run(x)
+        last, reduced = self._run(x, keep_nothing)
         return self.forward_head(last), self.auxiliary_head(reduced)
 
 

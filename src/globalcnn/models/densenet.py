@@ -12,15 +12,24 @@ CVPR 2022, section 4.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from timm.layers.norm_act import BatchNormAct2d
 from timm.models.densenet import DenseBlock, DenseLayer, DenseTransition
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..nn import GlobalLayer
 from ..ops import PDE
-from .base import ImageClassifier, check_in_chans, feature, init_by_fan_out
+from .base import (
+    ImageClassifier,
+    Keep,
+    activation,
+    check_in_chans,
+    feature,
+    init_by_fan_out,
+    norm_and_activation,
+    normalisation,
+)
 from .registry import register_cifar
 
 GROWTH = 12
@@ -35,12 +44,21 @@ class DenseNet(ImageClassifier):
     with_global: whether a Global layer follows each transition; pde: its equation (default K = 3); bias:
     whether its coefficient convolutions have one.
     drop_rate: dropout before the linear layer; dense_drop_rate: dropout after each dense layer.
+    act_layer, norm_layer: of stem, dense layers and transitions, default ReLU and BatchNorm; the Global
+    layers take the activation and keep their norms. There is no drop_path_rate: dense layers have no skip.
 
     Initialisation as published and as in the ResNets: convolutions N(0, 2 / (C_out k k)), norms at 1 and 0;
     the bias of the linear layer starts at 0.
     """
 
     head_name = "classifier"
+    stem_pattern = r"^features\.conv0"
+    block_patterns = (
+        (r"^features\.denseblock(\d+)\.denselayer(\d+)", None),
+        (r"^features\.transition(\d+)", (1000,)),
+        (r"^features\.global(\d+)", (1001,)),
+        (r"^features\.norm_final", (1000, 0)),
+    )
 
     def __init__(
         self,
@@ -55,6 +73,8 @@ class DenseNet(ImageClassifier):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         dense_drop_rate: float = 0.0,
+        act_layer: str | type[nn.Module] | None = None,
+        norm_layer: str | type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         check_in_chans(in_chans)
@@ -64,22 +84,27 @@ class DenseNet(ImageClassifier):
         self.reduction = 2 ** (len(depths) - 1)
         self.feature_info = []
         width = 2 * growth
+        act = activation(act_layer)
+        norm = norm_and_activation(normalisation(norm_layer), act)
         self.features = nn.Sequential()
         self.features.add_module("conv0", nn.Conv2d(in_chans, width, 3, padding=1, bias=False))
         for i, depth in enumerate(depths, start=1):
             self.features.add_module(
-                f"denseblock{i}", DenseBlock(depth, width, BOTTLENECK, growth, drop_rate=dense_drop_rate)
+                f"denseblock{i}",
+                DenseBlock(depth, width, BOTTLENECK, growth, norm_layer=norm, drop_rate=dense_drop_rate),
             )
             width += depth * growth
             if i == len(depths):
                 break
             self.feature_info.append(feature(width, 2 ** (i - 1), f"features.denseblock{i}"))
-            self.features.add_module(f"transition{i}", DenseTransition(width, width // 2))
+            self.features.add_module(f"transition{i}", DenseTransition(width, width // 2, norm_layer=norm))
             width //= 2
             if with_global:
                 equation = PDE(steps=STEPS) if pde is None else pde
-                self.features.add_module(f"global{i}", _global_layer(width, equation, bias=bias))
-        self.features.add_module("norm_final", BatchNormAct2d(width))
+                self.features.add_module(
+                    f"global{i}", _global_layer(width, equation, bias=bias, act=act, norm=norm)
+                )
+        self.features.add_module("norm_final", norm(width))
         self.feature_info.append(feature(width, self.reduction, "features.norm_final"))
         init_by_fan_out(self)
         self.make_head(width, num_classes, global_pool, drop_rate)
@@ -87,14 +112,16 @@ class DenseNet(ImageClassifier):
         if isinstance(classifier, nn.Linear):
             nn.init.zeros_(classifier.bias)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
         if min(x.shape[-2:]) < self.reduction:
             raise UserError(
                 f"the image is {x.shape[-2]} x {x.shape[-1]}; this DenseNet pools it to 1 / {self.reduction} "
                 f"and needs at least {self.reduction} x {self.reduction}"
             )
-        features: Tensor = self.features(x)
-        return features
+        for name, module in self.features.named_children():
+            x = self.block(module, x)
+            keep(f"features.{name}", x)
+        return x
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new linear layer for `num_classes` (0: none), and other pooling if named ("avg", "max", ...)."""
@@ -102,10 +129,10 @@ class DenseNet(ImageClassifier):
         super().reset_classifier(num_classes, "fast" if global_pool == "avg" else global_pool)
 
 
-def _global_layer(channels: int, pde: PDE, *, bias: bool) -> GlobalLayer:
+def _global_layer(channels: int, pde: PDE, *, bias: bool, act: Any, norm: Any) -> GlobalLayer:
     # a dense layer that adds C channels through a bottleneck of 2 C is the published init block
-    init = DenseLayer(channels, growth_rate=channels, bn_size=2)
-    return GlobalLayer(channels, pde, bias=bias, init=init)
+    init = DenseLayer(channels, growth_rate=channels, bn_size=2, norm_layer=norm)
+    return GlobalLayer(channels, pde, bias=bias, init=init, act=act)
 
 
 _NETWORKS: dict[str, tuple[str, partial[DenseNet]]] = {

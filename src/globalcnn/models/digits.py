@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..nn import Evolution, Fields
 from ..nn.global_layer import at_rest
 from ..ops import PDE, solve
-from .base import ImageClassifier, check_in_chans, checked_rate, feature
+from .base import ImageClassifier, Keep, check_in_chans, checked_rate, feature
 from .mnist import MEAN, STD
 from .registry import register
 
@@ -129,6 +129,8 @@ def grid_pooling(kind: str) -> nn.Module:
 class DigitsNet(ImageClassifier):
     """One of the three backbones: `kind` is "conv", "residual" or "global". Images of at least 7 x 7."""
 
+    block_patterns = ((r"^body", (0,)),)
+
     def __init__(
         self,
         kind: str,
@@ -156,9 +158,10 @@ class DigitsNet(ImageClassifier):
         self.make_pool = grid_pooling
         self.reset_classifier(num_classes, global_pool)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.act(self.body(self.stem(x)))
-        return features
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
+        x = self.act(self.block(self.body, self.stem(x)))
+        keep("act", x)
+        return x
 
 
 for _kind, _about in {

@@ -26,7 +26,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from ..errors import UserError
 from ..nn.implicit.equilibrium import Equilibrium, Solver
-from .base import ImageClassifier, check_in_chans, feature
+from .base import ImageClassifier, Keep, check_in_chans, feature
 from .registry import register, register_cifar
 
 GROUPS = 8
@@ -176,6 +176,12 @@ class MDEQ(ImageClassifier):
     """
 
     head_name = "classifier"
+    stem_pattern = r"^(?:stem|inject)"
+    block_patterns = (
+        (r"^equilibrium", (0,)),
+        (r"^(?:expand|reduce)\.(\d+)", (1,)),
+        (r"^final", (1000,)),
+    )
 
     def __init__(
         self,
@@ -227,14 +233,16 @@ class MDEQ(ImageClassifier):
         _initialise(self)
         self.make_head(final_width, num_classes, global_pool, drop_rate)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
         injection = self.inject(self.stem(x))
         start = self._zeros(injection)
         masks = tuple(self._mask(z) for z in start)
         states = self.equilibrium(start, injection, masks)
-        y: Tensor = self.expand[0](states[0])
-        for reduce, expand, state in zip(self.reduce, self.expand[1:], states[1:], strict=True):
-            y = expand(state) + reduce(y)
+        y: Tensor | None = None
+        for i, (expand, state) in enumerate(zip(self.expand, states, strict=True)):
+            here = expand(state)
+            keep(f"expand.{i}", here)
+            y = here if y is None else here + self.reduce[i - 1](y)
         y = self.final(y)
         return y
 

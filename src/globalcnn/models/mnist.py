@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..nn import GlobalLayer
 from ..ops import PDE
-from .base import ImageClassifier, check_in_chans, feature
+from .base import ImageClassifier, Keep, check_in_chans, feature
 from .registry import register
 
 WIDTH = 64
@@ -28,6 +28,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 class MNISTNet(ImageClassifier):
     """The shared stem and head around a `body` that keeps (N, 64, h, w)."""
+
+    block_patterns = ((r"^body\.(\d+)", None), (r"^norm", (1000,)))
 
     def __init__(
         self,
@@ -60,9 +62,15 @@ class MNISTNet(ImageClassifier):
         ]
         self.make_head(WIDTH, num_classes, global_pool, drop_rate)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.act(self.norm(self.body(self.stem(x))))
-        return features
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
+        for name, module in self.stem.named_children():
+            x = module(x)
+            keep(f"stem.{name}", x)
+        for module in self.body if isinstance(self.body, nn.Sequential) else [self.body]:
+            x = self.block(module, x)
+        x = self.act(self.norm(x))
+        keep("act", x)
+        return x
 
 
 class PreActBlock(nn.Module):

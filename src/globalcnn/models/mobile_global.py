@@ -17,13 +17,21 @@ from typing import Any
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.linear import Linear
-from timm.layers.norm_act import BatchNormAct2d
 from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual
 from torch import Tensor, nn
 
 from ..nn import Coefficient, GlobalLayer
 from ..ops import PDE
-from .base import ImageClassifier, check_in_chans, feature
+from .base import (
+    ImageClassifier,
+    Keep,
+    activation,
+    check_in_chans,
+    checked_rate,
+    feature,
+    norm_and_activation,
+    normalisation,
+)
 from .mobile_tables import (
     EFFICIENTNET_B0,
     MOBILENETV2,
@@ -46,6 +54,8 @@ class MobileGlobal(ImageClassifier):
     pde: if given, the equation of every Global layer in place of the published ones.
     drop_rate: dropout before the linear layer; drop_path_rate: share of samples for which the branch of a
     residual is dropped in training, rising linearly over the blocks from 0.
+    act_layer: activation everywhere in place of the published ones; norm_layer: norm of all but the
+    coefficients of Global layers, default BatchNorm.
 
     Initialisation is timm's for these families: convolutions N(0, 2 / fan-out) with the fan-out of one group,
     linear weights uniform within 1 / sqrt(num_classes). The coefficients of the Global layers keep their own
@@ -53,6 +63,8 @@ class MobileGlobal(ImageClassifier):
     """
 
     head_name = "classifier"
+    stem_pattern = r"^(?:conv_stem|bn1)"
+    block_patterns = ((r"^blocks\.(\d+)\.(\d+)", None), (r"^(?:conv_head|bn2)", (1000,)))
 
     def __init__(
         self,
@@ -64,13 +76,20 @@ class MobileGlobal(ImageClassifier):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        act_layer: str | type[nn.Module] | None = None,
+        norm_layer: str | type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         check_in_chans(in_chans)
         self.in_chans = in_chans
-        stem, act = architecture.stem, architecture.act
+        drop_path_rate = checked_rate("drop_path_rate", drop_path_rate)
+        stem, act = architecture.stem, activation(act_layer, architecture.act)
+        norm = normalisation(norm_layer)
+        norm_act = norm_and_activation(norm, act)
+        if act_layer is not None:
+            architecture = _with_activation(architecture, act)
         self.conv_stem = nn.Conv2d(in_chans, stem, 3, stride=2, padding=1, bias=False)
-        self.bn1 = BatchNormAct2d(stem, act_layer=act)
+        self.bn1 = norm_act(stem)
         self.blocks = nn.Sequential()
         features: dict[int, dict[str, Any]] = {}  # by reduction; the last stage of each counts
         width, reduction, built = stem, 2, 0
@@ -80,7 +99,7 @@ class MobileGlobal(ImageClassifier):
             for block in stage:
                 if isinstance(block, Global) and pde is not None:
                     block = replace(block, pde=pde)
-                modules.append(_make_block(block, width, architecture, drop_path_rate * built / total))
+                modules.append(_make_block(block, width, architecture, drop_path_rate * built / total, norm))
                 width, reduction, built = block.width, reduction * block.stride, built + 1
             self.blocks.append(nn.Sequential(*modules))
             features[reduction] = feature(width, reduction, f"blocks.{i}")
@@ -90,7 +109,7 @@ class MobileGlobal(ImageClassifier):
         if self.pool_first:
             self.act2 = act()
         else:
-            self.bn2 = BatchNormAct2d(HEAD, act_layer=act)
+            self.bn2 = norm_act(HEAD)
         self.make_head(HEAD, num_classes, global_pool, drop_rate)
         if self.pool_first:
             self.num_features = width
@@ -104,8 +123,11 @@ class MobileGlobal(ImageClassifier):
             like = self.conv_head.weight
             self.classifier = Linear(HEAD, num_classes, device=like.device, dtype=like.dtype)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.bn1(self.conv_stem(x)))
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
+        x = self.bn1(self.conv_stem(x))
+        for name, stage in self.blocks.named_children():
+            x = self.block(stage, x)
+            keep(f"blocks.{name}", x)
         if not self.pool_first:
             x = self.bn2(self.conv_head(x))
         return x
@@ -124,11 +146,28 @@ class MobileGlobal(ImageClassifier):
         return x
 
 
-def _make_block(block: Block, c_in: int, architecture: Architecture, drop_path_rate: float) -> nn.Module:
+def _with_activation(architecture: Architecture, act: type[nn.Module]) -> Architecture:
+    """The same network with one activation in all blocks."""
+    stages = []
+    for stage in architecture.stages:
+        blocks: list[Block] = []
+        for block in stage:
+            if isinstance(block, Residual):
+                block = replace(block, act=None)
+            elif isinstance(block, Global):
+                block = replace(block, init=replace(block.init, act=None))
+            blocks.append(block)
+        stages.append(tuple(blocks))
+    return replace(architecture, act=act, stages=tuple(stages))
+
+
+def _make_block(
+    block: Block, c_in: int, architecture: Architecture, drop_path_rate: float, norm: Any
+) -> nn.Module:
     if isinstance(block, Pointwise):
-        return ConvBnAct(c_in, block.width, 1, act_layer=architecture.act)
+        return ConvBnAct(c_in, block.width, 1, act_layer=architecture.act, norm_layer=norm)
     if isinstance(block, Residual):
-        return _make_residual(block, c_in, architecture, drop_path_rate)
+        return _make_residual(block, c_in, architecture, drop_path_rate, norm)
     return GlobalLayer(
         block.width,
         block.pde,
@@ -136,14 +175,14 @@ def _make_block(block: Block, c_in: int, architecture: Architecture, drop_path_r
         bias=False,
         diffusivity=block.diffusivity,
         shared_product=block.shared_product,
-        init=_make_residual(block.init, c_in, architecture, drop_path_rate),
+        init=_make_residual(block.init, c_in, architecture, drop_path_rate, norm),
         norm_eps=COEFFICIENT_EPS,
         act=block.init.act or architecture.act,
     )
 
 
 def _make_residual(
-    block: Residual, c_in: int, architecture: Architecture, drop_path_rate: float
+    block: Residual, c_in: int, architecture: Architecture, drop_path_rate: float, norm: Any
 ) -> nn.Module:
     c_mid = c_in * block.expand
     squeeze = architecture.squeeze if block.squeeze else None
@@ -151,6 +190,7 @@ def _make_residual(
         "dw_kernel_size": block.kernel,
         "stride": block.stride,
         "act_layer": block.act or architecture.act,
+        "norm_layer": norm,
         "se_layer": squeeze(c_in, c_mid) if squeeze else None,
         "drop_path_rate": drop_path_rate,
     }

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..nn.implicit.ode import FIXED_STEP, ODEBlock
-from .base import ImageClassifier, check_in_chans, feature
+from .base import ImageClassifier, Keep, check_in_chans, feature
 from .mnist import WIDTH, MNISTNet, register_mnist
 from .registry import register_cifar
 
@@ -103,9 +103,10 @@ class NeuPDE(ImageClassifier):
     """Partial differential equations at halving resolutions, the first at that of the image.
 
     width: channels of the first, doubled from one to the next; expansion: h / C; resolutions: how many;
-    method,
-    steps, adjoint: how each is solved, as in `ODEBlock`.
+    method, steps, adjoint: how each is solved, as in `ODEBlock`.
     """
+
+    block_patterns = ((r"^evolutions\.(\d+)", (0,)), (r"^reductions\.(\d+)", (1,)), (r"^norm", (1000,)))
 
     def __init__(
         self,
@@ -135,10 +136,11 @@ class NeuPDE(ImageClassifier):
         self.feature_info = [feature(c, 2**i, f"evolutions.{i}") for i, c in enumerate(widths)]
         self.make_head(widths[-1], num_classes, global_pool, drop_rate)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        u: Tensor = self.evolutions[0](self.stem(x))
-        for reduce, evolve in zip(self.reductions, self.evolutions[1:], strict=True):
-            u = evolve(reduce(u))
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
+        u: Tensor = self.stem(x)
+        for i, evolve in enumerate(self.evolutions):
+            u = evolve(u if i == 0 else self.reductions[i - 1](u))
+            keep(f"evolutions.{i}", u)
         u = self.act(self.norm(u))
         return u
 

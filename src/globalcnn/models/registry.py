@@ -18,7 +18,7 @@ import timm.models
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from ..errors import UserError, unknown_name
+from ..errors import UserError, near_names, unknown_name
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ NOT_SETTINGS: Final = (
     "checkpoint_path",
     "cache_dir",
 )
+# what timm takes for each model: how it is wrapped and its layers are made
+OF_TIMM: Final = ("features_only", "out_indices", "feature_cls", "scriptable", "exportable", "no_jit")
 HEAD_SETTINGS: Final = ("global_pool", "drop_rate")
 
 _INFOS: dict[str, ModelInfo] = {}
@@ -253,6 +255,7 @@ def build_named(
     """
     check_model_name(name)
     given = dict(settings or {})
+    _check_taken(name, given)
     chosen = {k: v for k, v in (("num_classes", num_classes), ("in_chans", in_chans)) if v is not None}
     try:
         model = timm.create_model(name, **{**given, **chosen})
@@ -263,6 +266,22 @@ def build_named(
             f"model {name!r} does not take one of the settings {sorted({**given, **chosen})}: {error}"
         ) from error
     return stamped(model, name, given)
+
+
+def _check_taken(name: str, settings: Mapping[str, Any]) -> None:
+    """A `UserError` for a setting that a network of this library does not take, with those that it does."""
+    own = settings_of(name)
+    if own is None:
+        return
+    for setting in settings:
+        if setting in own or setting in NOT_SETTINGS or setting in OF_TIMM:
+            continue
+        near = near_names(setting, own)
+        raise UserError(
+            f"model {name!r} does not take the setting {setting!r}"
+            + (f" (near: {', '.join(near)})" if near else "")
+            + f"; it takes {', '.join(sorted(own))}"
+        )
 
 
 def stamped(model: nn.Module, name: str, settings: Mapping[str, Any]) -> nn.Module:

@@ -10,8 +10,10 @@ CVPR 2022, section 4.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
+from timm.layers import DropPath
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
@@ -19,7 +21,16 @@ from ..graph import replace_module
 from ..nn import GlobalLayer
 from ..nn.narrow import NarrowConv2d
 from ..ops import PDE
-from .base import ImageClassifier, check_in_chans, feature, init_by_fan_out
+from .base import (
+    ImageClassifier,
+    Keep,
+    activation,
+    check_in_chans,
+    feature,
+    init_by_fan_out,
+    normalisation,
+    rising,
+)
 from .registry import register_cifar
 
 
@@ -28,7 +39,14 @@ class ResNet(ImageClassifier):
 
     depths, widths: blocks and channels per stage; global_after: stages (from 1) that a Global layer follows;
     pde, bias: its equation and whether its coefficient convolutions have a bias.
+    drop_rate: dropout before the linear layer; drop_path_rate: share of samples for which the branch of a
+    block is dropped in training, rising linearly over the blocks from 0.
+    act_layer: activation, also of the Global layers, default ReLU; norm_layer: norm of stem and blocks,
+    default BatchNorm (the Global layers keep theirs).
     """
+
+    stem_pattern = r"^(?:conv1|bn1)\."
+    block_patterns = ((r"^layer(\d+)\.(\d+)", None), (r"^global(\d+)", (1000,)))
 
     def __init__(
         self,
@@ -42,20 +60,35 @@ class ResNet(ImageClassifier):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_layer: str | type[nn.Module] | None = None,
+        norm_layer: str | type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         check_in_chans(in_chans)
         self.in_chans = in_chans
         self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.act1 = nn.ReLU(inplace=True)
+        act, norm = activation(act_layer), normalisation(norm_layer)
+        self.bn1 = norm(widths[0])
+        self.act1 = act(inplace=True)
         self.feature_info = []
         self.body: list[str] = []
         width = widths[0]
+        rates = iter(rising(drop_path_rate, sum(depths)))
         for i, (depth, wide) in enumerate(zip(depths, widths, strict=True), start=1):
-            self._append(f"layer{i}", _stage(width, wide, depth, stride=1 if i == 1 else 2))
+            self._append(
+                f"layer{i}",
+                _stage(
+                    width,
+                    wide,
+                    stride=1 if i == 1 else 2,
+                    rates=list(islice(rates, depth)),
+                    act=act,
+                    norm=norm,
+                ),
+            )
             if i in global_after:
-                self._append(f"global{i}", GlobalLayer(wide, pde, bias=bias))
+                self._append(f"global{i}", GlobalLayer(wide, pde, bias=bias, act=act))
             self.feature_info.append(feature(wide, 2 ** (i - 1), self.body[-1]))
             width = wide
         _with_narrow_convolutions(self)
@@ -66,10 +99,11 @@ class ResNet(ImageClassifier):
         self.add_module(name, module)
         self.body.append(name)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def run_features(self, x: Tensor, keep: Keep) -> Tensor:
         x = self.act1(self.bn1(self.conv1(x)))
         for name in self.body:
-            x = self.get_submodule(name)(x)
+            x = self.block(self.get_submodule(name), x)
+            keep(name, x)
         return x
 
 
@@ -81,22 +115,34 @@ def _with_narrow_convolutions(network: nn.Module) -> None:
             replace_module(network, name, new=NarrowConv2d.from_conv(conv))
 
 
-def _stage(c_in: int, c_out: int, depth: int, *, stride: int) -> nn.Sequential:
+def _stage(c_in: int, c_out: int, *, stride: int, rates: list[float], act: Any, norm: Any) -> nn.Sequential:
+    """One basic block per rate of stochastic depth."""
     blocks = []
-    for i in range(depth):
+    for i, rate in enumerate(rates):
         first = i == 0
         step = stride if first else 1
         reshape = first and (step != 1 or c_in != c_out)
-        shortcut = _shortcut(c_in, c_out, step) if reshape else None
-        blocks.append(BasicBlock(c_in if first else c_out, c_out, step, shortcut))
+        shortcut = _shortcut(c_in, c_out, step, norm) if reshape else None
+        drop_path = DropPath(rate) if rate else None
+        blocks.append(
+            BasicBlock(
+                c_in if first else c_out,
+                c_out,
+                step,
+                shortcut,
+                act_layer=act,
+                norm_layer=norm,
+                drop_path=drop_path,
+            )
+        )
     return nn.Sequential(*blocks)
 
 
-def _shortcut(c_in: int, c_out: int, stride: int) -> nn.Sequential:
-    """1x1 convolution of that stride, then BatchNorm."""
+def _shortcut(c_in: int, c_out: int, stride: int, norm_layer: Any) -> nn.Sequential:
+    """1x1 convolution of that stride, then the norm."""
     thin = stride if c_in < ThinnedSequential.SAFE_CHANNELS else 1
     conv = nn.Conv2d(c_in, c_out, 1, stride=stride // thin, bias=False)
-    norm = nn.BatchNorm2d(c_out)
+    norm = norm_layer(c_out)
     return nn.Sequential(conv, norm) if thin == 1 else ThinnedSequential(thin, conv, norm)
 
 
