@@ -15,7 +15,7 @@ from ..nn.implicit import ImplicitCounts, implicit_counts
 from ..nn.implicit.equilibrium import Equilibrium
 from .console import count as short
 from .console import say, table
-from .networks import build_named
+from .networks import ImageSize, build_named
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Args:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Name of the network, one of this library's or of timm's."""
+    """The network: a name as in `globalcnn list` or of timm's, my_net.py:build, package.module:function."""
     num_classes: int | None = None
     """Size of the output. Default: the network's own."""
     in_chans: int | None = None
     """Input channels. Default: the network's own."""
-    image_size: tuple[int, ...] | None = None
+    image_size: ImageSize = None
     """Side of the input, or its height and width. Default: the network's own."""
     layers: bool = True
     """Whether to list every layer."""

@@ -9,22 +9,14 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
-from torch import nn
 
 from ..data import DataSource, load_data
 from ..errors import UserError
-from ..models import NamedSource, Source, parse_source, settings_for_size
+from ..models import Source, parse_source
 from ..reproduce import RECIPES, find_recipe
 from ..train import Recipe, suited_to
-
-NETWORK = (
-    "a name as in `globalcnn list` or of timm's, my_net.py:build (a function in a file) or "
-    "package.module:function"
-)
-
-ImageSize = int | tuple[int, int] | None
+from .networks import ImageSize
 
 
 @dataclass(frozen=True)
@@ -101,28 +93,6 @@ def network_source(text: str, settings: Sequence[str] = ()) -> Source:
     return parse_source(text, settings=parsed_settings(settings))
 
 
-def build_network(
-    text: str,
-    *,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-    image_size: tuple[int, int] | None = None,
-    seed: int | None = 0,
-) -> tuple[nn.Module, Source]:
-    """The network that a word on the command line means, with fresh weights of `seed`, and its source.
-
-    image_size: height and width for those that are made for one size. seed: None draws from the global
-    generator; else that generator is left as it was.
-    """
-    source = network_source(text)
-    if isinstance(source, NamedSource) and image_size is not None:
-        source = NamedSource(source.name, {**settings_for_size(source.name, *image_size), **source.settings})
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        return source.build(num_classes=num_classes, in_chans=in_chans), source
-
-
 def parsed_settings(words: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE words as arguments: numbers, true, false, null, lists as in JSON; anything else is text.
 
@@ -140,16 +110,6 @@ def parsed_settings(words: Sequence[str]) -> dict[str, Any]:
             value = text
         settings[key.replace("-", "_")] = value
     return settings
-
-
-def height_and_width(image_size: ImageSize) -> tuple[int, int] | None:
-    """`--image-size` as (height, width), checked."""
-    if image_size is None:
-        return None
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height < 1 or width < 1:
-        raise UserError(f"--image-size {height} {width}: both must be at least 1")
-    return height, width
 
 
 def _recipe_options() -> type:

@@ -148,7 +148,7 @@ def as_source(data: Any, recipe: Recipe, seed: int) -> DataSource:
             what = f"has {', '.join(unknown)}" if unknown else "lacks x_train or y_train"
             raise UserError(f"data {what}: a dictionary of arrays has the names {', '.join(names)}")
         return from_arrays(**data, **how)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if not isinstance(data, (str, bytes)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return from_dataset(data, **how)
     raise UserTypeError(
         "data must be a DataSource (load_data), (images, labels), a dictionary of arrays or a torch Dataset, "
