@@ -61,6 +61,28 @@ def test_arrays_for_evaluation_only() -> None:
     assert (source.splits, source.mean, source.classes) == (("test",), None, ("a", "b", "c"))
 
 
+def test_a_layout_that_is_given_is_believed() -> None:
+    assert from_arrays(pixels(20, 3, 8, 2), LABELS, layout="NHWC").image_size == (3, 8)
+    assert from_arrays(pixels(20, 3, 8, 2), LABELS, layout="NCHW").image_size == (8, 2)
+
+
+class Endless(Dataset[Any]):
+    """A data set of more images than any machine holds."""
+
+    def __len__(self) -> int:
+        return 2**45
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
+        return NHWC[0], number % 2
+
+
+def test_more_samples_than_the_memory_holds_are_refused_at_once() -> None:
+    with pytest.raises(
+        UserError, match=r"35184372088832 samples, more than the memory of this machine holds"
+    ):
+        from_dataset(Endless())
+
+
 def test_what_rounding_loses_is_said() -> None:
     source = from_arrays(np.random.default_rng(0).random((20, 6, 5, 3)), LABELS)
     assert "x_train was rounded to 8 bits" in source.notes
@@ -93,6 +115,7 @@ def nan() -> np.ndarray:
         Wrong({"x_train": NHWC[:0], "y_train": []}, "holds no pixels"),
         Wrong({"x_train": NHWC[:19]}, "19 images in 'x_train' but 20 labels in 'y_train'"),
         Wrong({"x_train": [[1], [2, 3]]}, "x_train is no array"),
+        Wrong({"x_train": torch.eye(3).to_sparse()}, "x_train is a sparse, quantised or complex tensor"),
         Wrong({"x_train": "images"}, "x_train is of str"),
         Wrong({"y_train": LABELS - 1}, "'y_train' in the arrays has the label -1"),
         Wrong({"y_train": LABELS / 2}, "'y_train' in the arrays is float64: labels must be whole numbers"),

@@ -406,5 +406,5 @@ def test_shards_cut_short_are_found_ahead_and_skipped(root: Path) -> None:
 def test_shards_for_evaluation_alone(root: Path) -> None:
     (root / "_info.json").unlink()
     source = load_data(f"wds:{root}/some-val-*.tar", num_classes=2, shard_images=(7,), image_size=32)
-    assert (source.splits, source.size("test")) == (("test",), 7)
+    assert (source.splits, source.size("test"), source.notes) == (("test",), 7, ())
     assert sum(len(batch) for batch in numbers(source.loader("test", 4, workers=0))) == 7

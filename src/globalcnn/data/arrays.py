@@ -43,13 +43,20 @@ class Parts:
 
 
 def checked_part(
-    images: np.ndarray, labels: np.ndarray, *, where: str, images_name: str, labels_name: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    where: str,
+    images_name: str,
+    labels_name: str,
+    channels_last: bool = False,
 ) -> Part:
     """A `Part` from uint8 images (N, H, W) or (N, H, W, C) and whole-number labels (N,) or (N, 1).
 
+    channels_last: the caller knows the layout; otherwise images that look like (N, C, H, W) are refused.
     Nothing is converted silently; a `UserError` naming the array and the way out is raised instead.
     """
-    _check_images(images, f"{images_name!r} in {where}")
+    _check_images(images, f"{images_name!r} in {where}", channels_last)
     labels = _checked_labels(labels, f"{labels_name!r} in {where}")
     if len(images) != len(labels):
         raise UserError(
@@ -62,14 +69,14 @@ def checked_part(
     return Part(torch.from_numpy(channels_first), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _check_images(images: np.ndarray, what: str) -> None:
+def _check_images(images: np.ndarray, what: str, channels_last: bool) -> None:
     if images.ndim not in (3, 4):
         raise UserError(f"{what} has shape {images.shape}: it must be (images, height, width[, channels])")
     if images.size == 0:
         raise UserError(f"{what} has shape {images.shape}: it holds no pixels")
     if images.ndim == 4:
         looks_first = images.shape[1] in (1, 3, 4) and images.shape[3] not in (1, 3, 4)
-        if looks_first:
+        if looks_first and not channels_last:
             raise UserError(
                 f"{what} has shape {images.shape}, which looks like channels first: store it as (images, "
                 "height, width, channels), with x.transpose(0, 2, 3, 1)"

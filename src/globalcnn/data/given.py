@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import UserError, UserTypeError
 from .arrays import Part, Parts, check_same_shape, checked_classes, checked_part
-from .checks import checked_image_size, whole_number
+from .checks import checked_image_size, machine_memory, whole_number
 from .memory import TensorSource, tensor_source
 from .pictures import eight_bits
 from .split import checked_fraction, every_fifth
@@ -143,11 +143,14 @@ def _part(split: str, images: Any, labels: Any, layout: str | None, notes: list[
         where="the arrays",
         images_name=f"x_{split}",
         labels_name=f"y_{split}",
+        channels_last=True,
     )
 
 
 def _array(values: Any, name: str) -> np.ndarray:
     if isinstance(values, torch.Tensor):
+        if values.layout is not torch.strided or values.is_quantized or values.is_complex():
+            raise UserTypeError(f"{name} is a sparse, quantised or complex tensor: give a plain one")
         values = values.detach().cpu()
         values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
         array: np.ndarray = values.numpy()
@@ -237,6 +240,11 @@ def _collected(samples: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(sample, (tuple, list)) or len(sample) != 2:
             raise UserTypeError(f"{where} is a {type(sample).__name__}: it must be a pair (image, label)")
         image = _channels_first(sample[0], where)
+        if number == 0 and image.nbytes * len(samples) > machine_memory():
+            raise UserError(
+                f"{split} has {len(samples)} samples, more than the memory of this machine holds: store them "
+                "as files and use load_data('folder:PATH'), which reads images when they are needed"
+            )
         if images and image.shape != images[0].shape:
             raise UserError(
                 f"{where} has the shape {image.shape} (channels, height, width), and the first one "

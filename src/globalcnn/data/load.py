@@ -120,7 +120,12 @@ def load_data(
     if kind == "wds":
         shards = list_shards(str(_path(path)), shard_images=shard_images, num_classes=num_classes)
         return sharded_source(
-            name, shards, validation=fraction, seed=seed, image_size=size or DEFAULT_STREAMED_SIZE
+            name,
+            shards,
+            validation=fraction,
+            seed=seed,
+            image_size=size or DEFAULT_STREAMED_SIZE,
+            notes=_size_notes(size),
         )
     return _load_folder(name, _path(path), validation=fraction, seed=seed, image_size=size)
 
@@ -133,20 +138,24 @@ def _load_folder(
     if small is not None:
         parts, notes = read_small_images(folder, small), (*folder.notes, *small.notes)
         return tensor_source(name, parts, validation=validation, seed=seed, image_size=None, notes=notes)
-    notes = folder.notes
-    if image_size is None:
-        height, width = DEFAULT_STREAMED_SIZE
-        notes += (
-            f"images are decoded when needed, resized and cropped to {height} x {width}: --image-size "
-            "(image_size=...) chooses another size",
-        )
     return streamed_source(
         name,
         folder,
         validation=validation,
         seed=seed,
         image_size=image_size or DEFAULT_STREAMED_SIZE,
-        notes=notes,
+        notes=(*folder.notes, *_size_notes(image_size)),
+    )
+
+
+def _size_notes(image_size: tuple[int, int] | None) -> tuple[str, ...]:
+    """A note on the size of images that are decoded when needed, unless the user chose it."""
+    if image_size is not None:
+        return ()
+    height, width = DEFAULT_STREAMED_SIZE
+    return (
+        f"images are decoded when needed, resized and cropped to {height} x {width}: --image-size "
+        "(image_size=...) chooses another size",
     )
 
 

@@ -102,7 +102,13 @@ class ShardedSource(DataSource):
 
 
 def sharded_source(
-    name: str, folder: ShardFolder, *, validation: float, seed: int, image_size: tuple[int, int]
+    name: str,
+    folder: ShardFolder,
+    *,
+    validation: float,
+    seed: int,
+    image_size: tuple[int, int],
+    notes: tuple[str, ...] = (),
 ) -> ShardedSource:
     """A `ShardedSource` whose validation split is the folder's own, or some of its training shards."""
     shards = {split: folder.splits.get(split, Shards((), ())) for split in SPLITS}
@@ -115,6 +121,7 @@ def sharded_source(
         image_size=image_size,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        notes=notes,
         shards=shards,
     )
 
