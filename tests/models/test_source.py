@@ -407,3 +407,33 @@ def test_a_module_handed_over_needs_its_module_again(tmp_path):
     again = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(globalcnn.load(path, model=again)(x), net(x))
+
+
+CHANGED = {
+    "another activation": lambda net: setattr(net, "act1", nn.GELU()),
+    "a replaced stage": lambda net: setattr(net, "layer4", nn.Conv2d(9, 16, 3, padding=1)),
+    "another stride": lambda net: setattr(net.layer2[0].conv1, "stride", (1, 1)),
+    "another equation": lambda net: setattr(net.global1, "pde", PDE(steps=5)),
+    "another pooling": lambda net: net.reset_classifier(10, "max"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_a_network_that_was_changed_is_not_rebuilt_as_it_was(change):
+    net = create_model("resnet_global_tiny_cifar")
+    change(net)
+    with pytest.warns(UserWarning, match="not as 'resnet_global_tiny_cifar' builds it: it has"):
+        card = make_card(net, image_size=(32, 32))
+    assert card.source == ModuleSource("ResNet")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet_global_tiny_cifar", "resnet18", "vit_tiny_patch16_224", "mdeq_cifar"]
+)
+def test_another_head_is_no_change(name, recwarn):
+    net = create_model(name)
+    net.reset_classifier(7)
+    state = torch.random.get_rng_state()
+    assert make_card(net, image_size=(224, 224)).source == NamedSource(name)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not recwarn

@@ -169,7 +169,7 @@ def test_a_diverging_run_names_the_step_and_the_layer_and_keeps_the_last_good_we
         train_net(MODEL, stripes, recipe, out=tmp_path, seed=0, device="cpu")
     message = str(caught.value)
     assert "step 2 of epoch 1" in message
-    assert "conv1' (Conv2d)" in message
+    assert "layer1.0.conv1' (" in message
     assert "lower lr" in message
     assert all(torch.isfinite(w.float()).all() for w in weights(tmp_path).values())
     assert load_state(tmp_path / "state.pt")["epoch"] == 0

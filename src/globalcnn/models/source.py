@@ -12,11 +12,14 @@ In JSON each is an object with its `kind`. `consent.py` says which of them may b
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import torch
 from torch import nn
 
 from ..errors import UserError, UserTypeError
@@ -241,6 +244,57 @@ def source_of(model: nn.Module) -> Source:
     if isinstance(stamp, registry.BuiltByName):
         return NamedSource(stamp.name, stamp.settings)
     return stamp if isinstance(stamp, Source) else ModuleSource(type(model).__qualname__)
+
+
+def checked_source(model: nn.Module, source: Source, *, num_classes: int, in_chans: int) -> Source:
+    """`source` if it builds a network like `model`; else a `ModuleSource`, with a warning that says why.
+
+    Layers of a network can be replaced or changed after it was built. Its weights would then not fit what the
+    source builds, or worse, fit a network that computes something else. Compared are the modules, as they
+    print, and the shapes of all tensors; the weights' values do not matter.
+    """
+    if isinstance(source, ModuleSource):
+        return source
+    try:
+        with torch.random.fork_rng(devices=[]):
+            again = _without_memory(source, num_classes=num_classes, in_chans=in_chans)
+    except Exception as error:
+        difference = f"building it again failed ({str(error)[:200]})"
+    else:
+        difference = _difference(model, again)
+    if not difference:
+        return source
+    warnings.warn(
+        f"the network is not as {source.label!r} builds it: {difference}. Its weights will be kept without a "
+        "way to build it: load them with model=, or name a factory that builds it as it is now",
+        stacklevel=3,
+    )
+    return ModuleSource(type(model).__qualname__)
+
+
+def _without_memory(source: Source, *, num_classes: int, in_chans: int) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return source.build(num_classes=num_classes, in_chans=in_chans)
+    except Exception:  # a constructor that looks at values
+        return source.build(num_classes=num_classes, in_chans=in_chans)
+
+
+def _difference(model: nn.Module, again: nn.Module) -> str:
+    """In words, the first difference between two networks; empty if they are alike."""
+    for here, there in zip_longest(_lines(model), _lines(again), fillvalue="nothing"):
+        if here != there:
+            return f"it has {here.strip()[:150]} where {there.strip()[:150]} would be"
+    shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, again)]
+    for name in shapes[0].keys() | shapes[1].keys():
+        if shapes[0].get(name) != shapes[1].get(name):
+            return f"{name} is {shapes[0].get(name)}, not {shapes[1].get(name)}"
+    return ""
+
+
+def _lines(model: nn.Module) -> list[str]:
+    """The modules as they print, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(model)).splitlines()
 
 
 def _stamped(model: nn.Module, source: Source) -> nn.Module:

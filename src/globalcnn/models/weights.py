@@ -25,7 +25,7 @@ from ..errors import UserError, UserTypeError
 from ..files import written_aside
 from .consent import check_arguments, check_numbers, require_safe
 from .factories import call_factory, own_in_chans, own_num_classes
-from .source import NamedSource, Source, parse_source, source_from_json, source_of
+from .source import NamedSource, Source, checked_source, parse_source, source_from_json, source_of
 from .state_dicts import StateDict, fitted, load_into, state_dict_in
 from .values import MOST_LETTERS, MOST_WHOLE, from_json, parse, to_json
 
@@ -100,6 +100,8 @@ def make_card(
 ) -> Card:
     """The card of a network; what is not given is read off it.
 
+    A network that was changed after it was built has a `ModuleSource`, with a warning (`checked_source`).
+
     >>> from globalcnn import create_model
     >>> card = make_card(create_model("digits_global"), image_size=(28, 28))
     >>> card.label, card.num_classes, card.in_chans
@@ -108,9 +110,11 @@ def make_card(
     channels = own_in_chans(model) if in_chans is None else in_chans
     if channels is None:
         raise UserError(f"{type(model).__name__} does not tell how many channels it reads: give in_chans=")
+    classes_told = own_num_classes(model, channels, image_size)
+    known = source_of(model) if source is None else source
     return Card(
-        source=source_of(model) if source is None else source,
-        num_classes=own_num_classes(model, channels, image_size),
+        source=checked_source(model, known, num_classes=classes_told, in_chans=channels),
+        num_classes=classes_told,
         in_chans=channels,
         image_size=image_size,
         classes=classes,

@@ -10,6 +10,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..models.state_dicts import fitted
 from ..models.weights import find_weights, read_weights
 
 
@@ -27,6 +28,7 @@ def start_from(
     file = find_weights(os.fspath(path))
     weights, card = read_weights(file)
     own = model.state_dict()
+    weights = fitted(weights, own, repr(str(file)))
     heads = _classifier(model)
     wrong = [f"{k} is missing" for k in own if k not in weights and not _of(k, heads)]
     wrong += [f"{k} is not part of the network" for k in weights if k not in own and not _of(k, heads)]

@@ -14,6 +14,7 @@ from ..errors import UserError, UserTypeError
 from ..graph import eval_mode
 from ..measure.probe import probe_input
 from ..models import Card, NamedSource, Source, parse_source, settings_for_size, source_of
+from ..models.source import checked_source
 from .evaluate import checked_logits
 from .recipe import Recipe
 from .setting_up import checked_seed
@@ -73,7 +74,7 @@ def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Sour
             f"data {len(data.classes)}"
         )
     return Card(
-        source=known,
+        source=checked_source(model, known, num_classes=outputs, in_chans=data.in_chans),
         num_classes=outputs,
         in_chans=data.in_chans,
         image_size=data.image_size,
