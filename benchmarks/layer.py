@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from globalcnn.measure import count
 from globalcnn.nn import GlobalLayer
 from globalcnn.ops import PDE
-from globalcnn.optimize.form import Form, prepared
+from globalcnn.optimize import Variant as NetworkVariant
+from globalcnn.optimize.variant import prepare as prepare_variant
 
 from .results import Cell, Comparison, Progress, Settings, Side
 from .rounds import Run, Variant, eager_backend, reason, timed_in_rounds
@@ -79,7 +80,7 @@ def _fused(layer: nn.Module, x: Tensor, prefix: str = "", *, competes: bool = Tr
 
     def preparing(fmt: torch.memory_format) -> Callable[[], Run]:
         def prepare() -> Run:
-            whole = prepared(copy.deepcopy(layer).eval(), Form(fused=True))[0]
+            whole = prepare_variant(copy.deepcopy(layer).eval(), NetworkVariant(fused=True))[0]
             return forward(whole, x.clone().contiguous(memory_format=fmt))
 
         return prepare
@@ -102,7 +103,7 @@ def _roofline(layer: nn.Module, x: Tensor) -> list[Variant]:
         return lambda: torch.mm(left, right, out=to)
 
     def calling() -> Run:
-        whole = prepared(copy.deepcopy(layer).eval(), Form(fused=True))[0]
+        whole = prepare_variant(copy.deepcopy(layer).eval(), NetworkVariant(fused=True))[0]
         return forward(whole, x[:1, :, :1, :1].contiguous())
 
     ways = {"bytes": copying, "arithmetic": multiplying, "call": calling}

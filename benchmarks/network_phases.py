@@ -108,15 +108,16 @@ def worker(network: str, batch: int) -> None:
     from globalcnn import create_model
     from globalcnn.measure import count
     from globalcnn.nn.fused import FusedGlobalLayer
-    from globalcnn.optimize.form import Form, OptimizedModel, prepared
+    from globalcnn.optimize import OptimizedModel, Variant
+    from globalcnn.optimize.variant import prepare
 
     keep_memory()
     torch.manual_seed(0)
     model = create_model(network).eval()
     counts = count(model, (3, 32, 32))
-    form = Form(folded=True, fused="global" in network, memory_format=torch.channels_last, compiled=True)
+    variant = Variant(folded=True, fused="global" in network, memory_format="channels_last", compiled=True)
     x = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
-    module = prepared(model, form)[0]
+    module = prepare(model, variant)[0]
     inputs: list[tuple[FusedGlobalLayer, torch.Tensor]] = []
     for layer in module.modules():
         if isinstance(layer, FusedGlobalLayer):
@@ -125,7 +126,7 @@ def worker(network: str, batch: int) -> None:
         module(x)
         for layer, _ in inputs:
             layer._forward_pre_hooks.clear()
-        run = OptimizedModel(module, form, x)
+        run = OptimizedModel(module, variant, x)
         telling = bool(os.environ.get("ONEDNN_VERBOSE"))
         call = median(lambda: run(x), MARK if telling else None)
         if telling:
@@ -134,7 +135,7 @@ def worker(network: str, batch: int) -> None:
         rows = max(1, round(batch * counts.macs / 512**2))
         left, right, to = torch.randn(rows, 512), torch.randn(512, 512), torch.empty(rows, 512)
         arithmetic = median(lambda: torch.mm(left, right, out=to))
-        traced = median(traced_for(prepared(model, form)[0], x))
+        traced = median(traced_for(prepare(model, variant)[0], x))
     facts = {"call": call, "layers": layers, "arithmetic": arithmetic, "traced": traced}
     print(json.dumps({**facts, "macs": counts.macs}))
 

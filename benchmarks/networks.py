@@ -14,7 +14,7 @@ from globalcnn.measure import count
 from globalcnn.models import list_models, model_info, shown_name
 from globalcnn.nn.implicit import ImplicitLayer
 from globalcnn.optimize import optimize_for_inference
-from globalcnn.optimize.form import by_itself
+from globalcnn.optimize.engine import separately
 
 from .layer import forward
 from .results import Cell, Comparison, Progress, Settings, Side
@@ -135,7 +135,7 @@ def inference_variants(name: str, model: nn.Module, x: Tensor, settings: Setting
 
     def compiled() -> Run:
         check_compiles(name, settings)
-        call: Any = torch.compile(by_itself(copy.deepcopy(model)), dynamic=False)
+        call: Any = torch.compile(separately(copy.deepcopy(model)), dynamic=False)
         return forward(call, x)
 
     def optimised() -> Run:

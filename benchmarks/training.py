@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from globalcnn.cli.networks import build_named
 from globalcnn.measure import count
-from globalcnn.optimize.form import by_itself
+from globalcnn.optimize.engine import separately
 
 from .networks import check_compiles
 from .results import Cell, Comparison, Progress, Settings, Side
@@ -75,7 +75,7 @@ def _variants(network: str, model: nn.Module, x: Tensor, y: Tensor, settings: Se
 def training_step(model: nn.Module, x: Tensor, y: Tensor, *, compiled: bool) -> Run:
     """Forward, loss, backward, SGD step with momentum."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    call = torch.compile(by_itself(model), dynamic=False) if compiled else model
+    call = torch.compile(separately(model), dynamic=False) if compiled else model
 
     def run() -> None:
         optimizer.zero_grad()

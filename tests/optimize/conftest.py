@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from globalcnn import create_model
-from globalcnn.optimize import search
+from globalcnn.measure import Latency
+from globalcnn.optimize import OptimizedModel
+from globalcnn.optimize.search import Search
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """A small batch."""
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -33,9 +43,17 @@ def tiny(lively: Callable[[nn.Module], nn.Module]) -> nn.Module:
     return lively(create_model("resnet_global_tiny_cifar"))
 
 
-@pytest.fixture
-def gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every form that is tried counts as faster than the one before, however the clock runs."""
-    monkeypatch.setattr(
-        search._Search, "_race", lambda self, tried: [1.0 / n for n in range(1, len(tried) + 1)]
-    )
+def times(seconds: list[float]) -> dict[str, Latency]:
+    """What a timer returns for candidates in order."""
+    return {str(i): Latency(t, t, t, runs=1, batch_size=1) for i, t in enumerate(seconds)}
+
+
+def always_gains(candidates: dict[str, Any], example: Tensor, **options: Any) -> dict[str, Latency]:
+    """A clock by which every variant is faster than the one before."""
+    return times([1.0 / n for n in range(1, len(candidates) + 1)])
+
+
+def search(model: nn.Module, example: Tensor, **options: Any) -> OptimizedModel:
+    """`optimize_for_inference` of a network in eval mode by the clock of `always_gains`, uncompiled."""
+    given = {"seconds": 60, "tolerance": 1e-4, "compile": False, "timer": always_gains, **options}
+    return Search(model, example, **given).run()

@@ -1,6 +1,6 @@
 """What optimize, condense and export share: tracing of shapes, folding of norms, replacing a named child."""
 
-from .folding import Folding, fold_batch_norms
+from .folding import Folding, fold_batch_norms, is_altered
 from .replace import replace_module
 from .shapes import Call, ShapeTrace, TensorInfo, trace_shapes
 from .state import eval_mode
@@ -12,6 +12,7 @@ __all__ = [
     "TensorInfo",
     "eval_mode",
     "fold_batch_norms",
+    "is_altered",
     "replace_module",
     "trace_shapes",
 ]

@@ -79,7 +79,7 @@ def _roots(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The network, and inside the layers that are traced as one node what is ordinary network again."""
     yield "", model
     for name, layer in list(model.named_modules()):
-        if type(layer) is not GlobalLayer or _altered(layer):
+        if type(layer) is not GlobalLayer or is_altered(layer):
             continue
         prefix = f"{name}." if name else ""
         if layer.init is not None:
@@ -150,7 +150,7 @@ class _Work:
         self.norms.append(norm_name)
 
     def _pair_fits(self, before: nn.Module, norm: nn.Module, before_name: str) -> bool:
-        if any(_altered(m) or m.training for m in (before, norm)):
+        if any(is_altered(m) or m.training for m in (before, norm)):
             return False
         if type(before) in _CONVOLUTIONS and type(norm) in _NORMS:
             pass
@@ -201,7 +201,7 @@ class _Tracer(torch.fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Whether calls of `module` are one node of the graph."""
-        return isinstance(module, self.leaves) or _altered(module) or super().is_leaf_module(module, name)
+        return isinstance(module, self.leaves) or is_altered(module) or super().is_leaf_module(module, name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """An attribute of a module, asked for by a forward that is traced: tensors are noted."""
@@ -221,7 +221,7 @@ def _only_input(node: torch.fx.Node) -> torch.fx.Node | None:
     return node.args[0] if isinstance(node.args[0], torch.fx.Node) else None
 
 
-def _altered(module: nn.Module) -> bool:
+def is_altered(module: nn.Module) -> bool:
     """Whether a call of the module may do more than its class says: hooks, a forward on the instance."""
     return (
         "forward" in vars(module)

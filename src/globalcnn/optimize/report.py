@@ -1,4 +1,4 @@
-"""What a search for the fastest form found, ready to print or to write as JSON."""
+"""What a search for the fastest variant found, ready to print or to write as JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One form that was tried against the best one so far.
+    """One variant that was tried against the best one so far.
 
-    before, seconds: median seconds per batch of the best so far and of this form, measured in turn (None
+    before, seconds: median seconds per batch of the best so far and of this variant, measured in turn (None
     where it came to no measurement); deviation: largest difference from the original's output, as a share of
     the largest value; outcome: "chosen", or why not.
     """
@@ -23,7 +23,7 @@ class Row:
 
     @property
     def chosen(self) -> bool:
-        """Whether this form became the best so far."""
+        """Whether this variant became the best so far."""
         return self.outcome == "chosen"
 
 
@@ -31,7 +31,7 @@ class Row:
 class OptimizationReport:
     """What `optimize_for_inference` tried and chose; `print` shows it as a table.
 
-    chosen: name of the form; before, seconds: median seconds per batch of the model as it was and as it is
+    chosen: name of the variant; before, seconds: median seconds per batch of the model as it was and as it is
     now, measured in turn at the end; tolerance: the deviation that was allowed; setting: batch, dtype, device
     and threads of the measurement; notes: what else there is to know; spent: seconds of the whole search.
     """

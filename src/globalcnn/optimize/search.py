@@ -1,30 +1,33 @@
-"""`optimize_for_inference`: tries forms of a network choice by choice, keeps what is faster and equal."""
+"""`optimize_for_inference`: tries variants of a network choice by choice, keeps what is faster and equal."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_structure
 
 from ..errors import UserError, UserTypeError
-from ..measure import latency
+from ..graph import trace_shapes
+from ..measure import Latency, latency
+from ..measure.agreement import TOLERANCES, Agreement, compare_outputs, tensors_in
 from ..measure.probe import checked_model, run_once
-from .choices import CHOICES, Choice, Setting
-from .form import Form, OptimizedModel, prepared
+from .choices import CHOICES, Choice, Setting, l2_cache_bytes
+from .model import OptimizedModel
 from .report import OptimizationReport, Row
+from .variant import Variant, prepare
 
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-GAIN = 0.98  # a form must need less than this share of the time: a smaller gain is noise
+GAIN = 0.98  # a variant must need less than this share of the time: a smaller gain is noise
 SHARE = 0.2  # of the time left that the measurement of one choice may take
 RUNS = 50
-BURST = 0.01  # seconds of a turn
+BURST = 0.01  # seconds of a candidate in each round
+
+Timer = Callable[..., dict[str, Latency]]
 
 
 def optimize_for_inference(
@@ -35,11 +38,11 @@ def optimize_for_inference(
     compile: bool = True,
     tolerance: float | None = None,
 ) -> OptimizedModel:
-    """The fastest form of `model` for inference on this machine: the same output at batches like `example`.
+    """The fastest variant of `model` for inference on this machine: the same output for batches as `example`.
 
     Tried one after the other, each against the best so far: BatchNorms folded into convolutions, Global
     layers as one operator, the other memory format, one thread (for a single image), the batch in pieces that
-    stay in the cache, and compiling (torch.compile, the weights as constants). A form is kept if it is at
+    stay in the cache, and compiling (torch.compile, the weights as constants). A variant is kept if it is at
     least 2 % faster, the median of calls in turn, and its output on `example` is that of `model`: no value
     differs by more than `tolerance` of the largest one, and the same class is the highest wherever it leads
     by more than a tenth of that. `model` itself is left as it is, and so are threads and settings of torch.
@@ -48,13 +51,14 @@ def optimize_for_inference(
     ----------
     model: any network for images; it is optimised in eval mode.
     example: a batch (N, C, H, W) as it will come: its size, dtype, device and memory format matter.
-    seconds: no new form is begun after that; 60. Compiling, once begun, is finished: that can take minutes
+    seconds: no new variant is begun after that; 60. Compiling, once begun, is finished: that can take minutes
         for a deep network.
     compile: whether to try it; True.
     tolerance: default 1e-4 in float32, 1e-10 in float64, 0.01 in float16, 0.05 in bfloat16.
 
     Returns a module that is called like `model`, without gradients; its `report` says what was tried and what
-    came of it. Other batch and image sizes work too, though not compiled.
+    came of it. Other batch and image sizes work too, though not compiled. It can be saved, and exported or
+    traced: then as plain PyTorch, without what compiled or split it.
     Raises `UserError` or `UserTypeError` where an argument does not fit or the model does not run on it.
 
     >>> import globalcnn
@@ -67,63 +71,73 @@ def optimize_for_inference(
     model = checked_model(model)
     _check(model, example, seconds, tolerance)
     allowed = TOLERANCES.get(example.dtype, 1e-4) if tolerance is None else tolerance
-    search = _Search(_resting_copy(model), example, seconds=seconds, tolerance=allowed, compile=compile)
-    for choice in CHOICES:
-        search.try_choice(choice)
-    return search.finish()
+    search = Search(_frozen_copy(model), example, seconds=seconds, tolerance=allowed, compile=compile)
+    return search.run()
 
 
 @dataclass
 class _Tried:
-    """A form, the module that runs it, and by how much its output deviates."""
+    """A variant, the module that runs it, and how its output agrees."""
 
-    form: Form
+    variant: Variant
     run: OptimizedModel
     deviation: float = 0.0
 
 
-class _Search:
-    """The greedy search: the best form so far, and the rows of the report."""
+class Search:
+    """The greedy search: the best variant so far, and the rows of the report.
+
+    model: in eval mode, the search's own; choices, prepare, timer: what is tried, how a variant is made, and
+    how long candidates take (as `measure.latency`).
+    """
 
     def __init__(
-        self, model: nn.Module, example: Tensor, *, seconds: float, tolerance: float, compile: bool
+        self,
+        model: nn.Module,
+        example: Tensor,
+        *,
+        seconds: float,
+        tolerance: float,
+        compile: bool,
+        choices: Sequence[Choice] = CHOICES,
+        prepare: Callable[..., tuple[nn.Module, list[str]]] = prepare,
+        timer: Timer = latency,
     ) -> None:
         self.model = model
         self.example = example.detach()
         self.tolerance = tolerance
+        self.choices, self.prepare, self.timer = choices, prepare, timer
         self.started = time.perf_counter()
         self.seconds = seconds
         self.compiling = 0.0  # how long it took the last time
         self.rows: list[Row] = []
         self.notes: list[str] = []
-        self.modules: dict[tuple[object, ...], nn.Module] = {Form().weights: model}
-        self.as_is = self.best = _Tried(Form(), OptimizedModel(model, Form(), example))
+        self.modules: dict[tuple[object, ...], nn.Module] = {Variant().weights: model}
+        self.as_is = self.best = _Tried(Variant(), OptimizedModel(model, Variant(), example))
         map_bytes = self._first_run()
-        self.setting = Setting(model, self.example, map_bytes, torch.get_num_threads(), compile)
+        self.setting = Setting(
+            model, self.example, map_bytes, torch.get_num_threads(), compile, l2_cache_bytes()
+        )
+
+    def run(self) -> OptimizedModel:
+        """Try one choice after the other; the best variant, with its report."""
+        for choice in self.choices:
+            self.try_choice(choice)
+        return self.finish()
 
     def _first_run(self) -> int:
         """Keep the original's output; how long a call takes; bytes of the largest map of one image."""
-        sizes = [0]
-
-        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                sizes.append(output.numel() * output.element_size())
-
-        handles = [m.register_forward_hook(watch) for m in self.model.modules()]
-        try:
-            run_once(self.as_is.run, self.example)
-        finally:
-            for handle in handles:
-                handle.remove()
+        run_once(self.as_is.run, self.example)
+        calls = trace_shapes(self.model, self.example).calls
         start = time.perf_counter()
         self.wanted = self.as_is.run(self.example)
         self.call_seconds = time.perf_counter() - start
-        if not all(bool(leaf.isfinite().all()) for leaf in _tensors(self.wanted)):
+        if not all(bool(leaf.isfinite().all()) for leaf in tensors_in(self.wanted)):
             raise UserError(
                 "optimize_for_inference: the model's output on the example is not finite, so that "
                 "nothing can be compared with it; give another example, or check the weights"
             )
-        return max(sizes) // len(self.example)
+        return max((t.bytes for call in calls for t in call.outputs), default=0) // len(self.example)
 
     def left(self) -> float:
         """Seconds of the time limit that are left."""
@@ -131,8 +145,8 @@ class _Search:
 
     def try_choice(self, choice: Choice) -> None:
         """Try the options of one choice and keep the fastest if it is faster than the best so far."""
-        before = self.best.form
-        rows = {form: self._verified(form) for form in choice.options(before, self.setting)}
+        before = self.best.variant
+        rows = {variant: self._verified(variant) for variant in choice.options(before, self.setting)}
         tried = [row for row in rows.values() if isinstance(row, _Tried)]
         if tried:
             best, *times = self._race([self.best, *tried])
@@ -144,108 +158,87 @@ class _Search:
                     outcome = "slower"
                 else:
                     outcome = "another is faster" if min(times) < limit else "no gain"
-                name = candidate.form.beyond(before)
-                rows[candidate.form] = Row(name, outcome, best, spent, candidate.deviation)
+                name = candidate.variant.beyond(before)
+                rows[candidate.variant] = Row(name, outcome, best, spent, candidate.deviation)
             self.call_seconds = min(best, *times)
         self.rows += [row for row in rows.values() if isinstance(row, Row)]
         self.modules = {key: m for key, m in self.modules.items() if m in (self.model, self.best.run.model)}
 
-    def _verified(self, form: Form) -> _Tried | Row:
-        """The form built and its output compared; a row that says why where it does not do."""
-        name = form.beyond(self.best.form)
+    def _verified(self, variant: Variant) -> _Tried | Row:
+        """The variant built and its output compared; a row that says why where it does not do."""
+        name = variant.beyond(self.best.variant)
         needed = 3 * self.call_seconds  # one call to compare, two to measure
-        if self.left() < max(needed, self.compiling if form.compiled else 0.0):
+        if self.left() < max(needed, self.compiling if variant.compiled else 0.0):
             return Row(name, "not tried: the time was up")
-        deviation, began = None, time.perf_counter()
+        began = time.perf_counter()
         try:
-            run = OptimizedModel(self._module(form), form, self.example)
+            run = OptimizedModel(self._module(variant), variant, self.example)
             with torch.inference_mode():
                 got = run(self.example)
-            deviation, trouble = compare(got, self.wanted, self.tolerance)
-        except Exception as error:  # a form that fails on this machine is not a reason to stop
+            found = compare_outputs(got, self.wanted, tolerance=self.tolerance)
+            trouble = None if found else f"dropped: {found.disagreement}"
+        except Exception as error:  # a variant that fails on this machine is not a reason to stop
+            found = Agreement(None)
             trouble = "failed: " + (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        if form.compiled:
+        if variant.compiled:
             self.compiling = time.perf_counter() - began
-        if trouble is not None or deviation is None:
-            return Row(name, trouble or "failed", deviation=deviation)
-        return _Tried(form, run, deviation)
+        if trouble is not None or found.deviation is None:
+            return Row(name, trouble or "failed", deviation=found.deviation)
+        return _Tried(variant, run, found.deviation)
 
-    def _module(self, form: Form) -> nn.Module:
-        if form.weights not in self.modules:
-            module, notes = prepared(self.model, form)
+    def _module(self, variant: Variant) -> nn.Module:
+        if variant.weights not in self.modules:
+            module, notes = self.prepare(self.model, variant, self.example)
             self.notes += [note for note in notes if note not in self.notes]
-            self.modules[form.weights] = module
-        return self.modules[form.weights]
+            self.modules[variant.weights] = module
+        return self.modules[variant.weights]
 
     def _race(self, tried: Sequence[_Tried]) -> list[float]:
         """Median seconds of each, called in turn."""
         share = max(SHARE * self.left(), 0.02 * self.seconds)
         candidates = {str(i): t.run.forward for i, t in enumerate(tried)}
         warmup = 2 if 4 * len(tried) * self.call_seconds < share else 0
-        times = latency(candidates, self.example, runs=RUNS, warmup=warmup, seconds=share, burst=BURST)
+        times = self.timer(candidates, self.example, runs=RUNS, warmup=warmup, seconds=share, burst=BURST)
         return [times[name].median for name in candidates]
 
     def finish(self) -> OptimizedModel:
-        """The best form, measured once more against the model as it is."""
+        """The best variant, measured once more against the model as it is."""
         candidates = [self.as_is] if self.best is self.as_is else [self.as_is, self.best]
         before, *rest = self._race(candidates)
         seconds = rest[0] if rest else before
         if self.best is self.as_is or seconds >= before:
             if self.best is not self.as_is:
-                self.notes.append(f"{self.best.form}: in the end not faster than as is")
+                self.notes.append(f"{self.best.variant}: in the end not faster than as is")
             self.best, seconds = self.as_is, before
-        if self.best.form.compiled:
+        best = self.best.run
+        if best.variant.compiled:
             self.notes.append("compiled for this batch and image size; others run uncompiled")
-        x = self.example
-        shape = "x".join(map(str, x.shape))
-        dtype = str(x.dtype).removeprefix("torch.")
-        threads = f", {self.setting.threads} threads" if x.device.type == "cpu" else ""
-        self.best.run.report = OptimizationReport(
-            chosen=str(self.best.form),
+        if best.engine_note is not None:
+            self.notes.append(best.engine_note)
+        best.report = OptimizationReport(
+            chosen=str(best.variant),
             before=before,
             seconds=seconds,
             deviation=self.best.deviation,
             tolerance=self.tolerance,
-            setting=f"{shape}, {dtype}, {x.device}{threads}",
+            setting=_in_words(self.setting),
             rows=tuple(self.rows),
             notes=tuple(self.notes),
             spent=time.perf_counter() - self.started,
         )
-        return self.best.run
+        return best
 
 
-def compare(got: Any, wanted: Any, tolerance: float) -> tuple[float | None, str | None]:
-    """The deviation of an output from the wanted one as a share of its largest value, and what is wrong."""
-    if tree_structure(got) != tree_structure(wanted):
-        return None, "dropped: the output has another structure"
-    worst = 0.0
-    for a, b in zip(_tensors(got), _tensors(wanted), strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return None, f"dropped: the output is {tuple(a.shape)} {a.dtype}"
-        if b.numel() == 0:
-            continue
-        a, b = a.double(), b.double()
-        largest = b.abs().max().item() or 1.0
-        deviation = (a - b).abs().max().item() / largest
-        if not deviation <= tolerance:
-            return deviation, f"dropped: deviates by {deviation:.1e} of the largest value"
-        if b.ndim == 2 and b.shape[1] > 1:
-            lead = b.topk(2).values
-            clear = lead[:, 0] - lead[:, 1] > 0.1 * tolerance * largest
-            others = int((clear & (a.argmax(1) != b.argmax(1))).sum())
-            if others:
-                return deviation, f"dropped: another class wins for {others} of {len(b)} images"
-        worst = max(worst, deviation)
-    return worst, None
+def _in_words(setting: Setting) -> str:
+    x = setting.example
+    threads = f", {setting.threads} threads" if x.device.type == "cpu" else ""
+    return f"{'x'.join(map(str, x.shape))}, {str(x.dtype).removeprefix('torch.')}, {x.device}{threads}"
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _resting_copy(model: nn.Module) -> nn.Module:
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters want no gradients."""
     try:
-        return copy.deepcopy(model).eval()
+        return copy.deepcopy(model).eval().requires_grad_(False)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"optimize_for_inference: the model cannot be copied: {reason}") from error

@@ -1,0 +1,98 @@
+"""Engines that run a variant: compiled code for one kind of input, a single thread."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_COMPILING = threading.Lock()  # settings of the compiler are global
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Compiled code, and a note where it is not what was wanted, or None."""
+
+    call: Callable[[Tensor], Any]
+    note: str | None = None
+
+
+def separately(module: nn.Module) -> Callable[[Tensor], Any]:
+    """A function of its own code that calls the module.
+
+    What torch compiles is kept with the code that it was compiled from, a few results per code: networks of
+    one class would crowd each other out.
+    """
+
+    def call(x: Tensor) -> Any:
+        return module(x)
+
+    return FunctionType(call.__code__.replace(), call.__globals__, None, None, call.__closure__)
+
+
+def kind_of(x: Tensor) -> tuple[object, ...]:
+    """What the code compiled for an input depends on, besides the weights."""
+    device = x.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    precise = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    return x.shape, x.stride(), x.dtype, x.device, autocast, precise
+
+
+def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = torch.compile) -> Compiled:
+    """The network compiled for inputs like `x` (`kind_of`) alone, weights as constants; calls check nothing.
+
+    On a CPU the code that calls the kernels in turn is compiled C++ too. Where that fails, PyTorch's Python
+    code calls them, and the note says why.
+    """
+    import torch._inductor.config as inductor  # takes seconds, and only compiling needs it
+
+    # checks of everything that the compiled code depends on take a tenth of a millisecond at every call
+    unchecked = getattr(torch.compiler, "skip_all_guards_unsafe", None)
+    options = None if unchecked is None else {"guard_filter_fn": unchecked}
+
+    def compiled_by(cpp_wrapper: bool) -> Callable[[Tensor], Any]:
+        compiled: Any = compiler(separately(model), fullgraph=True, dynamic=False, options=options)
+        with inductor.patch(freezing=True, cpp_wrapper=cpp_wrapper):
+            compiled(x)
+        return compiled  # type: ignore[no-any-return]
+
+    with _COMPILING:
+        if x.device.type != "cpu":
+            return Compiled(compiled_by(cpp_wrapper=False))
+        _import_quietly("torch.utils.cpp_extension")
+        try:
+            return Compiled(compiled_by(cpp_wrapper=True))
+        except Exception as error:  # whatever cannot be put into C++; what is wrong otherwise shows below
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        note = f"compiled code is called from Python, as calls from C++ failed: {reason}"
+        return Compiled(compiled_by(cpp_wrapper=False), note)
+
+
+def _import_quietly(name: str) -> None:
+    """Import a module that warns as it is imported: this one looks for CUDA, which nothing here needs."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        importlib.import_module(name)
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread inside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,163 @@
+"""The module that `optimize_for_inference` returns: a network in a variant, run by its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..errors import UserError, UserTypeError
+from .engine import compile_for, kind_of, one_thread
+from .report import OptimizationReport
+from .variant import MEMORY_FORMATS, Variant
+
+
+class OptimizedModel(nn.Module):
+    """A network in its fastest variant, for inference: called as the network was, without gradients.
+
+    `model` is the network itself, changed as `variant` says; `report` says what was tried; `engine_note`
+    where the engine is not what was wanted. Other batch and image sizes than the example's work; a compiled
+    variant runs those uncompiled, and everything once it is converted (`to`) or given other weights
+    (`load_state_dict`). What is written into the weights in place is not seen by what is compiled. It stays
+    in eval mode. It can be copied, pickled and saved with `torch.save`; what is compiled is compiled again
+    where it is loaded. Traced, compiled or exported by the user, it is its `model`, without the engine.
+
+    A variant of one thread sets PyTorch's number of threads during a call, so that other threads of the
+    program that use PyTorch for the first time meanwhile start with one.
+
+    Raises `UserError` or `UserTypeError` at a call for an input that requires a gradient while gradients are
+    on, one inside a transform of `torch.func`, or one whose channels, dtype or device are not the example's.
+    """
+
+    def __init__(self, model: nn.Module, variant: Variant, example: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.variant = variant
+        self.report: OptimizationReport | None = None
+        self.engine_note: str | None = None
+        self._channels = example.shape[1]
+        self._dtype, self._device = example.dtype, example.device
+        size = min(variant.piece or len(example), len(example))
+        self._compiled_for: tuple[object, ...] | None = kind_of(self._in_order(example[:size]))
+        self.__dict__["_compiled"] = None  # past nn.Module, which would make it a submodule
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        """What the network gives for `x`, without gradients."""
+        if _is_traced(x):
+            return self.model(x)
+        self._check(x)
+        variant = self.variant
+        with ExitStack() as around:
+            if torch.is_inference_mode_enabled() and variant.compiled:
+                # what is compiled would be compiled once more for it
+                around.enter_context(torch.inference_mode(False))
+            if torch.is_grad_enabled():
+                around.enter_context(torch.no_grad())
+            if variant.one_thread:
+                around.enter_context(one_thread())
+            if variant.compiled and x.is_inference():
+                x = x.clone()
+            x, piece = self._in_order(x), variant.piece
+            return self._run(x) if piece is None or len(x) <= piece else self._in_pieces(x, piece)
+
+    def _check(self, x: Any) -> None:
+        """Refuse what would lose a derivative, or give numbers for an input that does not fit."""
+        if not isinstance(x, Tensor):
+            raise UserTypeError(
+                f"an optimised network takes a tensor (N, {self._channels}, H, W), got {type(x).__name__}"
+            )
+        if x.ndim != 4 or x.shape[1] != self._channels:
+            raise UserError(
+                f"the input has shape {tuple(x.shape)}; the network was optimised for images "
+                f"(N, {self._channels}, H, W)"
+            )
+        if x.device != self._device:
+            raise UserError(
+                f"the input is on {x.device} and the optimised network on {self._device}: "
+                f"give x.to({str(self._device)!r}), or optimise the network for {x.device}"
+            )
+        mixed = torch.is_autocast_enabled(x.device.type) and x.is_floating_point()
+        if x.dtype != self._dtype and not (mixed and self._dtype.is_floating_point):
+            raise UserError(
+                f"the input is {x.dtype} and the network was optimised for {self._dtype}: "
+                f"give x.to({self._dtype}), or optimise the network for an example of {x.dtype}"
+            )
+        if torch._C._are_functorch_transforms_active():
+            raise UserError(
+                "an optimised network cannot be transformed by torch.func (grad, vmap, jvp and others): "
+                "transform the network that it was made from"
+            )
+        if _wants_derivative(x):
+            raise UserError(
+                "an optimised network gives no gradients, and its input wants one: call it under "
+                "torch.no_grad() or with x.detach(), or differentiate the network that it was made from"
+            )
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        wanted = self.variant.memory_format
+        return x if wanted is None else x.contiguous(memory_format=MEMORY_FORMATS[wanted])
+
+    def _in_pieces(self, x: Tensor, piece: int) -> Any:
+        outputs = [tree_flatten(self._run(part)) for part in torch.split(x, piece)]
+        leaves = zip(*(leaves for leaves, _ in outputs), strict=True)
+        return tree_unflatten([torch.cat(parts) for parts in leaves], outputs[0][1])
+
+    def _run(self, x: Tensor) -> Any:
+        if not self.variant.compiled or self._compiled_for is None or kind_of(x) != self._compiled_for:
+            return self.model(x)
+        call: Callable[[Tensor], Any] | None = self.__dict__["_compiled"]
+        if call is None:
+            compiled = compile_for(self.model, x)
+            call = self.__dict__["_compiled"] = compiled.call
+            self.engine_note = compiled.note
+        return call(x)
+
+    def train(self, mode: bool = True) -> OptimizedModel:
+        """Only eval mode: an optimised network cannot be trained."""
+        if mode:
+            raise UserError(
+                "an optimised network is for inference only; train the network that it was made from"
+            )
+        return super().train(False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> OptimizedModel:
+        before = [(t.data_ptr(), t.dtype) for t in self.state_dict().values()]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if [(t.data_ptr(), t.dtype) for t in self.state_dict().values()] != before:
+            self._compiled_for = None
+        like = fn(torch.empty(0, dtype=self._dtype, device=self._device))
+        self._dtype, self._device = like.dtype, like.device
+        return self
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As of any module; names and values are those of the optimised network."""
+        self._compiled_for = None
+        return super().load_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}  # compiled again where it is loaded
+
+    def extra_repr(self) -> str:
+        """The variant."""
+        return str(self.variant)
+
+
+def _is_traced(x: Any) -> bool:
+    """Whether the call only records operations: then the network is to be recorded, not its engine."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        return True
+    return isinstance(x, torch.fx.Proxy) or (isinstance(x, Tensor) and type(x) not in (Tensor, nn.Parameter))
+
+
+def _wants_derivative(x: Tensor) -> bool:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return True
+    dual = not x.is_inference() and forward_ad._current_level >= 0
+    return dual and forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]

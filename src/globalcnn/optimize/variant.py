@@ -1,0 +1,96 @@
+"""A variant of a network: how it is changed, and which engine runs it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..graph import fold_batch_norms, is_altered, replace_module
+from ..nn import GlobalLayer
+from ..nn.fused import FusedGlobalLayer
+
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+_WORDS = {None: "", "channels_last": "channels-last", "contiguous": "contiguous memory"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a network is changed and run; the defaults stand for "as is".
+
+    folded: BatchNorms folded into convolutions; fused: each Global layer one operator; memory_format: of
+    weights and inputs, None leaves them. The engine: one_thread; piece: images of a batch that are run at
+    once, None for all; compiled: by torch.compile, with the weights as constants.
+    """
+
+    folded: bool = False
+    fused: bool = False
+    memory_format: Literal["channels_last", "contiguous"] | None = None
+    one_thread: bool = False
+    piece: int | None = None
+    compiled: bool = False
+
+    def parts(self) -> tuple[str, ...]:
+        """What is done, in words."""
+        words = (
+            "convolution + BatchNorm folded" if self.folded else "",
+            "Global layers fused" if self.fused else "",
+            _WORDS[self.memory_format],
+            "one thread" if self.one_thread else "",
+            f"pieces of {self.piece}" if self.piece else "",
+            "compiled" if self.compiled else "",
+        )
+        return tuple(w for w in words if w)
+
+    def __str__(self) -> str:
+        return ", ".join(self.parts()) or "as is"
+
+    def beyond(self, other: Variant) -> str:
+        """What this variant changes in `other`, in words."""
+        new = [p for p in self.parts() if p not in other.parts()]
+        gone = [f"without {p}" for p in other.parts() if p not in self.parts()]
+        return ", ".join(new + gone) or "as is"
+
+    @property
+    def weights(self) -> tuple[object, ...]:
+        """What of the variant is in the module itself: variants that agree in it can share one."""
+        return self.folded, self.fused, self.memory_format
+
+
+def prepare(model: nn.Module, variant: Variant, example: Tensor | None = None) -> tuple[nn.Module, list[str]]:
+    """A copy of `model` (in eval mode) with the variant's changes, and notes on what could not be done.
+
+    example: a batch, which lets parts of networks be folded that cannot be traced as a whole.
+    """
+    module = copy.deepcopy(model)
+    notes: list[str] = []
+    with torch.no_grad():
+        if variant.folded:
+            folding = fold_batch_norms(module, example)
+            if not folding.norms:
+                raise UserError("; ".join(("no BatchNorm directly follows a convolution", *folding.notes)))
+            notes.append(f"{len(folding.norms)} BatchNorms folded" + "".join(f"; {n}" for n in folding.notes))
+        if variant.memory_format is not None:
+            module = module.to(memory_format=MEMORY_FORMATS[variant.memory_format])
+        if variant.fused:  # last: the operator reads its own weights contiguously
+            module = _fuse(module, notes)
+    return module, notes
+
+
+def _fuse(module: nn.Module, notes: list[str]) -> nn.Module:
+    for name, child in list(module.named_modules()):
+        # a subclass may override, and a hook waits for, what the operator passes by
+        if type(child) is not GlobalLayer or is_altered(child):
+            continue
+        fused = FusedGlobalLayer.from_layer(child)
+        if fused is None:
+            continue
+        try:
+            module = replace_module(module, name, new=fused.eval())
+        except UserError as error:
+            notes.append(f"{name} is not fused: {error}")
+    return module
