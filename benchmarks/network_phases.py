@@ -157,7 +157,7 @@ def operator(layer: Any, x: Any) -> Callable[[], Any]:
     """The layer's operator alone, without the module's Python."""
     import torch
 
-    arguments = (x, x, layer.weight, layer.bias, layer.scale, layer.shift, *layer.settings)
+    arguments = (x, x, layer.weight, layer.bias, layer.scale, layer.shift, *layer.arguments)
     return lambda: torch.ops.globalcnn.layer(*arguments)
 
 

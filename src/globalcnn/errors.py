@@ -18,6 +18,10 @@ class UserTypeError(UserError, TypeError):
     """Something the user gave has the wrong type."""
 
 
+class SlowPathWarning(RuntimeWarning):
+    """Something runs several times slower than it could here, and one command mends it. Said once."""
+
+
 class MissingExtra(UserError, ImportError):
     """A feature needs an optional package that is not installed."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..nn import Evolution, Fields
-from ..nn.global_layer import at_rest
+from ..nn.mode import eval_mode
 from ..ops import PDE, solve
 from .base import ImageClassifier, Keep, check_in_chans, checked_rate, feature
 from .mnist import MEAN, STD
@@ -99,7 +99,7 @@ class GlobalBody(nn.Module):
     @torch.no_grad()
     def evolution(self, f: Tensor) -> Evolution:
         """The state at every step 0..K and the fields that drive it, like `GlobalLayer.evolution`."""
-        with at_rest(self):
+        with eval_mode(self):
             velocity = self.g(f)
             plans = (replace(self.pde, steps=k) for k in range(self.pde.steps + 1))
             levels = tuple(self._solve(f, velocity, plan) for plan in plans)

@@ -1,6 +1,7 @@
 """Layers: the Global layer and its coefficient networks."""
 
 from .coefficients import NETWORKS, Coefficient
-from .global_layer import Evolution, Fields, GlobalLayer, Stability
+from .diagnostics import Evolution, Fields, Stability
+from .global_layer import GlobalLayer
 
 __all__ = ["NETWORKS", "Coefficient", "Evolution", "Fields", "GlobalLayer", "Stability"]

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
 from ..ops import PDE, solve
-from ..ops.schemes import Field
 from .coefficients import Coefficient, NetFactory, check_kernel_size, find_network
-from .fused import evolve, may_evolve, may_fuse, run_fused
-
-
-@dataclass(frozen=True)
-class Fields:
-    """What the layer predicted for one input: velocity and diffusion, (N, C, H, W); Dx, Dy may be numbers."""
-
-    u: Tensor
-    v: Tensor
-    Dx: Field
-    Dy: Field
-
-
-@dataclass(frozen=True)
-class Stability:
-    """How near the coefficients are to the scheme's limit. A ratio <= 1 is stable (frozen coefficients).
-
-    ratio: largest ratio over all elements; share_over: share of elements above 1; worst_channel: where the
-    largest sits; speed: largest |(u, v)|, pixels per unit of time; diffusion: smallest of Dx and Dy.
-    """
-
-    ratio: float
-    share_over: float
-    worst_channel: int
-    speed: float
-    diffusion: float
-
-    @property
-    def stable(self) -> bool:
-        """Whether every element is within the limit."""
-        return self.ratio <= 1.0
-
-
-@dataclass(frozen=True)
-class Evolution:
-    """The state at every step for one input: `levels[k]` is H after k steps; the fields that drove it."""
-
-    source: Tensor
-    levels: tuple[Tensor, ...]
-    fields: Fields
-    output: Tensor
+from .diagnostics import Evolution, Fields, Stability, evolution_of, stability_of
+from .fused.decision import Way, decide, warn_once
+from .fused.inference import run_inference
+from .fused.training import run_training
+from .mode import eval_mode
+from .start import start
+from .tracing import traced_call
 
 
 class GlobalLayer(nn.Module):
@@ -186,23 +150,7 @@ class GlobalLayer(nn.Module):
 
     def _start(self, f: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """(h, f) at the start of the evolution."""
-        if self.init is None:
-            if before is not None:
-                raise UserError(
-                    "GlobalLayer: a second input came, but there is no init block to take it (init=)"
-                )
-            h = f
-        elif before is None:
-            h = self.init(f)
-        else:
-            h = self.init(before, f)
-        if h.ndim != 4 or h.shape[1] != self.channels:
-            came = "its input" if self.init is None else "its init block's output"
-            raise UserError(
-                f"GlobalLayer: {came} has shape {tuple(h.shape)}; it must be (N, {self.channels}, H, W). "
-                "Give the layer channels= to match"
-            )
-        return h, (f if f.shape == h.shape else h)
+        return start(self, f, before)
 
     def _solve(self, h: Tensor, f: Tensor, c: Fields, pde: PDE) -> Tensor:
         h_old = f if self.start_from == "f" else h
@@ -221,17 +169,38 @@ class GlobalLayer(nn.Module):
         before: a second input for an init block of two inputs, which is called as `init(before, f)` (as
         DARTS cells are).
 
-        Where a fast backend can run it, the layer is one fused operator in eval mode without gradients; in
-        training, on the CPU, so is all of it up to the output norm.
+        Where fast kernels can compute it, the layer is one operator in eval mode without gradients; in
+        training, on the CPU, all of it up to the output norm is one. Else it runs module by module. `explain`
+        says which way an input takes, and why.
         """
+        if isinstance(f, torch.fx.Proxy):
+            return traced_call(self, f, before)
         h, f = self._start(f, before)
-        if may_fuse(self, h):
-            return run_fused(self, h, f)
-        if may_evolve(self, h):
-            return self._finish(evolve(self, h, f), f)
+        decision = decide(self, h, f)
+        if decision.way is Way.INFERENCE:
+            return run_inference(self, h, f)
+        if decision.way is Way.TRAINING:
+            return self._finish(run_training(self, h, f), f)
+        warn_once(decision)
         return self._finish(self._solve(h, f, self.fields(h, f), self.pde), f)
 
-    @torch.no_grad()
+    def explain(self, f: Tensor, before: Tensor | None = None) -> str:
+        """Which way a forward of `f` would take as things are (mode, gradients, dtype, kernels), and why.
+
+        The layer does not run; an init block does, in eval mode, since its output is what matters.
+        Raises as `forward` for inputs that do not fit.
+
+        >>> layer = GlobalLayer(4, act=torch.nn.Tanh)
+        >>> "module by module" in layer.explain(torch.randn(1, 4, 8, 8))
+        True
+        """
+        inputs = (f,) if before is None else (f, before)
+        init = [] if self.init is None else self.init.parameters()
+        differentiate = any(t.requires_grad for t in (*inputs, *init))
+        with eval_mode(self.init or nn.Identity()), torch.no_grad():
+            h, source = self._start(f, before)
+        return str(decide(self, h, source, differentiate=differentiate))
+
     def evolution(self, f: Tensor, before: Tensor | None = None) -> Evolution:
         """What the PDE does to `f`: the state at every step 0..K and the fields that drive it. For pictures.
 
@@ -241,13 +210,8 @@ class GlobalLayer(nn.Module):
         >>> len(layer.evolution(torch.randn(1, 4, 8, 8)).levels)
         4
         """
-        with at_rest(self):
-            h, f = self._start(f, before)
-            c = self.fields(h, f)
-            levels = [self._solve(h, f, c, replace(self.pde, steps=k)) for k in range(self.pde.steps + 1)]
-            return Evolution(source=f, levels=tuple(levels), fields=c, output=self._finish(levels[-1], f))
+        return evolution_of(self, f, before)
 
-    @torch.no_grad()
     def stability(self, f: Tensor, before: Tensor | None = None) -> Stability:
         """How near the coefficients predicted for `f` are to the scheme's limit.
 
@@ -259,25 +223,7 @@ class GlobalLayer(nn.Module):
         >>> layer.stability(torch.zeros(1, 4, 8, 8)).stable
         True
         """
-        with at_rest(self):
-            h, f = self._start(f, before)
-            c = self.fields(h, f)
-        Dx, Dy = (
-            D.float() if isinstance(D, Tensor) else torch.tensor(float(D), device=h.device)
-            for D in (c.Dx, c.Dy)
-        )
-        u, v = c.u.float(), c.v.float()
-        ratio = self.pde.scheme.stability_ratio(u, v, Dx, Dy, self.pde)
-        if ratio.numel() == 0:
-            raise UserError(f"GlobalLayer.stability: the input is empty, shape {tuple(f.shape)}")
-        by_channel = ratio.amax(dim=(0, 2, 3))
-        return Stability(
-            ratio=by_channel.max().item(),
-            share_over=(ratio > 1).float().mean().item(),
-            worst_channel=int(by_channel.argmax()),
-            speed=torch.hypot(u, v).max().item(),
-            diffusion=min(Dx.min().item(), Dy.min().item()),
-        )
+        return stability_of(self, f, before)
 
     def pde_multiplies(self, height: int, width: int) -> int:
         """Multiplies of the solve for one image, elementwise, written out (published counts omit them).
@@ -296,18 +242,6 @@ class GlobalLayer(nn.Module):
         """The settings that the submodules do not show."""
         diffusion = "learned" if self.diffusivity is None else self.diffusivity
         return f"{self.channels}, {self.pde}, diffusivity={diffusion}, shared_product={self.shared_product}"
-
-
-@contextmanager
-def at_rest(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule has its own flag again, also those frozen in eval mode."""
-    flags = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, flag in flags:
-            m.training = flag
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 from ..errors import UserError, UserTypeError, unknown_name
 from . import eager, reference, torch_ops
@@ -150,13 +152,33 @@ def _named_by_environment() -> str | None:
     return os.environ.get("GLOBALCNN_BACKEND") or None
 
 
+def only_standard_operators(h: Tensor) -> str | None:
+    """Why nothing but PyTorch's own operators may be called on `h` now, or None.
+
+    A graph that is traced or exported must run without this library, and derivatives of other kinds than
+    reverse mode, like the transforms of torch.func, need operators that PyTorch knows.
+    """
+    if torch.compiler.is_exporting():
+        return "a graph is being exported"
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    if torch.compiler.is_compiling():
+        return None
+    if torch.jit.is_tracing():
+        return "torch.jit.trace is tracing"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are on"
+    if type(h) not in (Tensor, torch.nn.Parameter, FakeTensor):
+        return f"it computes with a {type(h).__name__}, which is not a plain tensor"
+    return None
+
+
 def automatic(h: Tensor, pde: PDE) -> Backend:
     """The backend for these inputs: the one that is chosen, or the fastest that can take them here.
 
-    While a graph is exported that is the eager one, whose graph runs without this library; and inside the
-    transforms of torch.func, whose derivatives of every kind need operations that PyTorch knows.
+    Where only PyTorch's own operators may be called, that is the eager one.
     """
-    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+    if only_standard_operators(h) is not None:
         return BACKENDS["eager"]
     name = _chosen or _named_by_environment()
     if name is not None:
@@ -173,6 +195,21 @@ def _fitting(name: str, h: Tensor, pde: PDE) -> Backend:
     if reason is not None:
         raise UserError(f"backend {name!r} cannot take these inputs: {reason}; take backend='eager'")
     return backend
+
+
+def why_not_fast(h: Tensor, pde: PDE) -> str:
+    """Why `automatic` gave no fast backend for these inputs."""
+    reason = only_standard_operators(h)
+    if reason is not None:
+        return reason
+    chosen = _chosen or _named_by_environment()
+    if chosen is not None:
+        return f"the backend {chosen} was chosen (use_backend or GLOBALCNN_BACKEND)"
+    name = _BY_DEVICE.get(h.device.type)
+    if name is None:
+        return f"there are no fast kernels for the device {h.device.type}"
+    backend = BACKENDS[name]
+    return f"{name} kernels: {backend.refuses(h, pde) or backend.unavailable()}"
 
 
 def solve(
@@ -209,7 +246,8 @@ def solve(
     >>> round(solve(h, h, h, zero, zero, 0.0, 0.0, PDE())[0, 0, 0, 0].item(), 6)  # h_old + 2 dt f
     1.4
     """
-    _check(h, h_old, f, u, v, Dx, Dy, pde)
+    if not torch.jit.is_tracing():  # sizes would become nodes of the graph
+        _check(h, h_old, f, u, v, Dx, Dy, pde)
     chosen = automatic(h, pde) if backend is None else _fitting(backend, h, pde)
     return chosen.run(h, h_old, f, u, v, Dx, Dy, pde)
 

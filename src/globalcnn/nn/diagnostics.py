@@ -1,0 +1,93 @@
+"""What a Global layer did to one input: the fields that it predicted, its levels, its margin of stability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..ops.schemes import Field
+from .mode import eval_mode
+
+if TYPE_CHECKING:
+    from .global_layer import GlobalLayer
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What the layer predicted for one input: velocity and diffusion, (N, C, H, W); Dx, Dy may be numbers.
+
+    u, Dx act along x (rows, dim 2), v, Dy along y (columns, dim 3). Features move towards -(u, v).
+    """
+
+    u: Tensor
+    v: Tensor
+    Dx: Field
+    Dy: Field
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How near the coefficients are to the scheme's limit. A ratio <= 1 is stable (frozen coefficients).
+
+    ratio: largest ratio over all elements; share_over: share of elements above 1; worst_channel: where the
+    largest sits; speed: largest |(u, v)|, pixels per unit of time; diffusion: smallest of Dx and Dy.
+    """
+
+    ratio: float
+    share_over: float
+    worst_channel: int
+    speed: float
+    diffusion: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether every element is within the limit."""
+        return self.ratio <= 1.0
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """The state at every step for one input: `levels[k]` is H after k steps; the fields that drove it."""
+
+    source: Tensor
+    levels: tuple[Tensor, ...]
+    fields: Fields
+    output: Tensor
+
+
+@torch.no_grad()
+def evolution_of(layer: GlobalLayer, f: Tensor, before: Tensor | None) -> Evolution:
+    """See `GlobalLayer.evolution`."""
+    with eval_mode(layer):
+        h, f = layer._start(f, before)
+        c = layer.fields(h, f)
+        plans = (replace(layer.pde, steps=k) for k in range(layer.pde.steps + 1))
+        levels = tuple(layer._solve(h, f, c, plan) for plan in plans)
+        return Evolution(source=f, levels=levels, fields=c, output=layer._finish(levels[-1], f))
+
+
+@torch.no_grad()
+def stability_of(layer: GlobalLayer, f: Tensor, before: Tensor | None) -> Stability:
+    """See `GlobalLayer.stability`."""
+    with eval_mode(layer):
+        h, f = layer._start(f, before)
+        c = layer.fields(h, f)
+    Dx, Dy = (
+        D.float() if isinstance(D, Tensor) else torch.tensor(float(D), device=h.device) for D in (c.Dx, c.Dy)
+    )
+    u, v = c.u.float(), c.v.float()
+    ratio = layer.pde.scheme.stability_ratio(u, v, Dx, Dy, layer.pde)
+    if ratio.numel() == 0:
+        raise UserError(f"GlobalLayer.stability: the input is empty, shape {tuple(f.shape)}")
+    by_channel = ratio.amax(dim=(0, 2, 3))
+    return Stability(
+        ratio=by_channel.max().item(),
+        share_over=(ratio > 1).float().mean().item(),
+        worst_channel=int(by_channel.argmax()),
+        speed=torch.hypot(u, v).max().item(),
+        diffusion=min(Dx.min().item(), Dy.min().item()),
+    )
