@@ -22,10 +22,14 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    def numel(self) -> int:
+        """Number of its elements."""
+        return prod(self.shape)
+
     @property
     def bytes(self) -> int:
         """What its elements take in memory."""
-        return prod(self.shape) * self.dtype.itemsize
+        return self.numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

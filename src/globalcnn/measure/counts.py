@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
+from ..graph import TensorInfo
 from .watch import watch
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
@@ -108,12 +109,12 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     )
 
 
-def _costs(module: nn.Module, x: Any, y: Tensor) -> tuple[int, int, int]:
+def _costs(module: nn.Module, x: Any, y: TensorInfo) -> tuple[int, int, int]:
     pde = pde_macs(module, y)
     return product_macs(module, x, y) + pde, pde, _elementwise(module, x, y)
 
 
-def product_macs(module: nn.Module, x: Any, y: Tensor) -> int:
+def product_macs(module: nn.Module, x: Any, y: TensorInfo) -> int:
     """Multiply-adds of one call of a convolution or linear layer that made `y` from `x`; 0 for others."""
     if isinstance(module, _ConvTransposeNd):
         return int(x.numel()) * (module.out_channels // module.groups) * prod(module.kernel_size)
@@ -122,13 +123,13 @@ def product_macs(module: nn.Module, x: Any, y: Tensor) -> int:
     return int(y.numel() * module.in_features) if isinstance(module, nn.Linear) else 0
 
 
-def pde_macs(module: nn.Module, y: Tensor) -> int:
+def pde_macs(module: nn.Module, y: TensorInfo) -> int:
     """Multiply-adds of the PDE in one call of `module` that made `y`; 0 for modules without one."""
     pde_multiplies = getattr(module, "pde_multiplies", None)
     return int(pde_multiplies(*y.shape[-2:])) if callable(pde_multiplies) else 0
 
 
-def _elementwise(module: nn.Module, x: Any, y: Tensor) -> int:
+def _elementwise(module: nn.Module, x: Any, y: TensorInfo) -> int:
     if isinstance(module, _NORMS):
         return y.numel()
     return int(x.numel()) if isinstance(module, _AVERAGES) else 0

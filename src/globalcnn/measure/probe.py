@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,8 +56,16 @@ def check_runs(model: nn.Module, input_size: Sequence[int]) -> None:
 
 def run_once(run: Callable[[Tensor], Any], image: Tensor) -> list[Tensor]:
     """The tensors that `run(image)` gives; a network that rejects the shape becomes a `UserError`."""
-    try:
+    with naming_failures(image):
         output = run(image)
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def naming_failures(image: Tensor) -> Iterator[None]:
+    """What a network raises that rejects the shape of `image` becomes a `UserError`."""
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:  # timm's check sizes by assertions
@@ -66,4 +75,3 @@ def run_once(run: Callable[[Tensor], Any], image: Tensor) -> list[Tensor]:
         raise UserError(
             f"the model does not run on input_size={tuple(image.shape[1:])}: {reason[0]}"
         ) from error
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

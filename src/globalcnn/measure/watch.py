@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from ..graph import eval_mode
-from .probe import checked_model, checked_size, probe_input, run_once
+from ..graph import TensorInfo, trace_shapes
+from .probe import checked_model, checked_size, naming_failures, probe_input
 
-# (module, its input, its output) -> the costs of that call, always as many
-Cost = Callable[[nn.Module, Any, Tensor], tuple[int, ...]]
+# (module, its first input, its output) -> the costs of that call, always as many
+Cost = Callable[[nn.Module, Any, TensorInfo], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,14 @@ def watch(model: nn.Module, input_size: Sequence[int], cost: Cost) -> tuple[Watc
     model = checked_model(model)
     size = checked_size(input_size)
     left_out = below((module, getattr(module, "uncounted_modules", ())) for module in model.modules())
-    tallies = {m: _Tally(cost) for m in model.modules() if m not in left_out}
-    handles = []
-    try:
-        for module, tally in tallies.items():
-            handles.append(module.register_forward_hook(tally.add, with_kwargs=True))
-        with eval_mode(model), torch.no_grad():
-            run_once(model, probe_input(model, size))
-    finally:
-        for handle in handles:
-            handle.remove()
+    image = probe_input(model, size)
+    with naming_failures(image):
+        trace = trace_shapes(model, image)
+    tallies = {m: _Tally() for m in model.modules() if m not in left_out}
+    for call in trace.calls:
+        if call.module in tallies and len(call.outputs) == 1:
+            x, y = (call.inputs[0] if call.inputs else None), call.outputs[0]
+            tallies[call.module].add(y.shape, cost(call.module, x, y))
     return tuple(_watched(model, tallies))
 
 
@@ -67,19 +64,15 @@ def below(named: Iterable[tuple[nn.Module, Iterable[str]]]) -> set[nn.Module]:
 
 
 class _Tally:
-    """The running costs of one module: a forward hook that adds up every call."""
+    """The costs of one module, summed over its calls."""
 
-    def __init__(self, cost: Cost) -> None:
-        self.cost = cost
+    def __init__(self) -> None:
         self.output_shape: tuple[int, ...] = ()
         self.costs: tuple[int, ...] = ()
 
-    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not isinstance(output, Tensor):
-            return
-        self.output_shape = tuple(output.shape)
-        more = self.cost(module, args[0] if args else kwargs.get("input"), output)
-        self.costs = tuple(a + b for a, b in zip(self.costs or (0,) * len(more), more, strict=True))
+    def add(self, output_shape: tuple[int, ...], costs: tuple[int, ...]) -> None:
+        self.output_shape = output_shape
+        self.costs = tuple(a + b for a, b in zip(self.costs or (0,) * len(costs), costs, strict=True))
 
 
 def _watched(model: nn.Module, tallies: dict[nn.Module, _Tally]) -> Iterable[Watched]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd
 
+from ..graph import TensorInfo
 from ..measure.counts import pde_macs, product_macs
 from ..measure.watch import below, watch
 
@@ -74,7 +75,7 @@ def paper_counts(model: nn.Module, input_size: Sequence[int]) -> PaperCounts:
     """
     unseen = _unseen(model)
 
-    def costs(module: nn.Module, x: Any, y: Tensor) -> tuple[int, int, int]:
+    def costs(module: nn.Module, x: Any, y: TensorInfo) -> tuple[int, int, int]:
         products = product_macs(module, x, y)
         paper = 0 if module in unseen else products + _beside_products(module, x, y)
         return products, paper, pde_macs(module, y)
@@ -89,7 +90,7 @@ def paper_counts(model: nn.Module, input_size: Sequence[int]) -> PaperCounts:
     )
 
 
-def _beside_products(module: nn.Module, x: Any, y: Tensor) -> int:
+def _beside_products(module: nn.Module, x: Any, y: TensorInfo) -> int:
     """What the paper's counting adds to the products of convolutions and linear layers."""
     if isinstance(module, _ConvNd):
         return y.numel() if module.bias is not None else 0
