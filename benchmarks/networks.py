@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from globalcnn.cli.networks import Named, build_named
+from globalcnn.cli.networks import ImageSize, Named, build_named
 from globalcnn.measure import count
 from globalcnn.models import list_models, model_info, shown_name
 from globalcnn.nn.implicit import ImplicitLayer
@@ -53,7 +53,7 @@ def compare_networks(settings: Settings, progress: Progress) -> Comparison:
 def compare_imagenet(settings: Settings, progress: Progress) -> Comparison:
     """The table `imagenet`."""
     pairs, batches, side = (IMAGENET[:1], (1,), 32) if settings.quick else (IMAGENET, (1, 16), 224)
-    cells = _cells(pairs, batches, settings, progress, image_size=(side,))
+    cells = _cells(pairs, batches, settings, progress, image_size=side)
     return Comparison("imagenet", "Networks for ImageNet, inference", cells, (NOTE,))
 
 
@@ -76,7 +76,7 @@ def compare_given(
     batches: Sequence[int],
     num_classes: int | None = None,
     in_chans: int | None = None,
-    image_size: Sequence[int] | None = None,
+    image_size: ImageSize = None,
 ) -> Comparison:
     """The table `models`: the first of `names` against each of the others."""
     pairs = [(names[0], other) for other in names[1:]]
@@ -118,14 +118,14 @@ def _cell(name: str, networks: tuple[Named, Named], batch: int, settings: Settin
         evaluations = [m.evaluations for m in model.modules() if isinstance(m, ImplicitLayer)]
         if evaluations:
             facts[f"{key}_evaluations"] = max(evaluations)
-        sides.append((network.shown, inference_variants(network.name, model, x, settings)))
+        sides.append((network.shown, inference_variants(network, x, settings)))
     facts["macs_ratio"] = facts["ours_macs"] / facts["theirs_macs"]
     return timed_in_rounds(name, sides[0], sides[1], settings, images=batch, facts=facts)
 
 
-def inference_variants(name: str, model: nn.Module, x: Tensor, settings: Settings) -> list[Variant]:
-    """The variants that a network is run in; name: as in the registry, for what it says it cannot do."""
-    last = torch.channels_last
+def inference_variants(network: Named, x: Tensor, settings: Settings) -> list[Variant]:
+    """The variants that a network, which is in eval mode, is run in on the batch `x`."""
+    model, last = network.model, torch.channels_last
 
     def eager() -> Run:
         return forward(copy.deepcopy(model), x)
@@ -134,7 +134,7 @@ def inference_variants(name: str, model: nn.Module, x: Tensor, settings: Setting
         return forward(copy.deepcopy(model).to(memory_format=last), x.contiguous(memory_format=last))
 
     def compiled() -> Run:
-        check_compiles(name, settings)
+        check_compiles(network, settings)
         call: Any = torch.compile(separately(copy.deepcopy(model)), dynamic=False)
         return forward(call, x)
 
@@ -162,10 +162,10 @@ class _Optimised:
         return self.run()
 
 
-def check_compiles(name: str, settings: Settings) -> None:
+def check_compiles(network: Named, settings: Settings) -> None:
     """Raises the reason where the network is not to be compiled."""
     if settings.quick:
         raise NotHere(NOT_QUICK)
-    reasons = dict(model_info(name).cannot) if name in list_models() else {}
+    reasons = dict(model_info(network.name).cannot) if network.name in list_models() else {}
     if "compile" in reasons:
         raise NotHere(f"cannot be compiled: {reasons['compile']}")

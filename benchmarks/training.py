@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from globalcnn.cli.networks import build_named
+from globalcnn.cli.networks import Named, build_named
 from globalcnn.measure import count
 from globalcnn.optimize.engine import separately
 
@@ -46,19 +46,19 @@ def _cell(name: str, pair: tuple[str, str], batch: int, settings: Settings) -> C
     y = torch.randint(10, (batch,), generator=generator)
     sides, macs = [], []
     for network in pair:
-        model = build_named(network).model.train()
-        macs.append(count(model, (3, 32, 32)).macs)
-        sides.append((network, _variants(network, model, x, y, settings)))
+        named = build_named(network)
+        macs.append(count(named.model, (3, 32, 32)).macs)
+        sides.append((network, _variants(named, x, y, settings)))
     facts = {"batch": batch, "ours_macs": macs[0], "theirs_macs": macs[1], "macs_ratio": macs[0] / macs[1]}
     return timed_in_rounds(name, sides[0], sides[1], settings, images=batch, facts=facts)
 
 
-def _variants(network: str, model: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> list[Variant]:
+def _variants(network: Named, x: Tensor, y: Tensor, settings: Settings) -> list[Variant]:
     def preparing(fmt: torch.memory_format, compiled: bool) -> Any:
         def prepare() -> Run:
             if compiled:
                 check_compiles(network, settings)
-            own = copy.deepcopy(model).to(memory_format=fmt)
+            own = copy.deepcopy(network.model).train().to(memory_format=fmt)
             return training_step(own, x.contiguous(memory_format=fmt), y, compiled=compiled)
 
         return prepare

@@ -134,12 +134,13 @@ def test_a_training_step_changes_the_weights():
 
 
 def test_what_cannot_be_compiled_is_told_before_it_is_tried():
+    mdeq, resnet, timms = (build_named(n) for n in ("mdeq_cifar", "resnet32_cifar", "mobilenetv2_100"))
     with pytest.raises(NotHere, match="cannot be compiled: the solver looks at residuals"):
-        networks.check_compiles("mdeq_cifar", Settings())
+        networks.check_compiles(mdeq, Settings())
     with pytest.raises(NotHere, match="quick"):
-        networks.check_compiles("resnet32_cifar", QUICK)
-    networks.check_compiles("resnet32_cifar", Settings())
-    networks.check_compiles("mobilenetv2_100", Settings())
+        networks.check_compiles(resnet, QUICK)
+    networks.check_compiles(resnet, Settings())
+    networks.check_compiles(timms, Settings())
 
 
 def test_a_cell_that_fails_does_not_stop_the_rest(monkeypatch):
@@ -168,11 +169,10 @@ def test_reconstructions_say_so_in_every_cell(monkeypatch):
 
 
 def test_variants_of_a_network_give_the_same():
-    model = build_named("resnet_global_tiny_cifar").model.eval()
+    network = build_named("resnet_global_tiny_cifar")
+    network.model.eval()
     x = torch.randn(2, 3, 16, 16)
-    outs = [
-        f.prepare()() for f in networks.inference_variants("resnet_global_tiny_cifar", model, x, QUICK)
-        if f.name != "compiled"
-    ]  # fmt: skip
+    variants = networks.inference_variants(network, x, QUICK)
+    outs = [v.prepare()() for v in variants if v.name != "compiled"]
     assert len(outs) == 3
     assert all(torch.allclose(out, outs[0], atol=1e-5) for out in outs)

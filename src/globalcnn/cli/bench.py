@@ -6,13 +6,16 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from ..errors import UserError
+from .networks import ImageSize
 
 CLONE = "git clone the project, `cd` into it, and run `globalcnn bench` there"
+
+MODELS = f"Two networks or more to compare at inference, each a name as in `globalcnn list` or of timm's, my_net.py:build, package.module:function. Default: none."
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,14 @@ class Args:
     tables: tuple[str, ...] = ()
     """Which tables: any of layer, networks, training, memory, imagenet, solvers. Default: all, or with
     --models none of them."""
-    models: tuple[str, ...] = ()
-    """Two networks or more to compare at inference, named as in `globalcnn info`."""
+    models: Annotated[tuple[str, ...], tyro.conf.arg(help=MODELS)] = ()
     batches: tuple[int, ...] = (1, 64)
     """Batch sizes, for --models."""
     num_classes: int | None = None
     """Size of the output, for --models. Default: each network's own."""
     in_chans: int | None = None
     """Input channels, for --models. Default: each network's own."""
-    image_size: tuple[int, ...] | None = None
+    image_size: ImageSize = None
     """Side of the input, or its height and width, for --models. Default: each network's own."""
     out: Path = Path("runs/bench")
     """Folder for bench.json and the pictures."""
