@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from globalcnn.measure import count
 from globalcnn.nn import GlobalLayer
-from globalcnn.ops import PDE
+from globalcnn.ops import PDE, use_backend
 from globalcnn.optimize import Variant as NetworkVariant
 from globalcnn.optimize.variant import prepare as prepare_variant
 
 from .results import Cell, Comparison, Progress, Settings, Side
-from .rounds import Run, Variant, eager_backend, reason, timed_in_rounds
+from .rounds import Run, Variant, reason, timed_in_rounds
 
 SHAPES = ((64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8), (16, 24, 56, 56), (16, 96, 14, 14))
 STEPS = (1, 5)
@@ -117,7 +117,7 @@ def _preparing(module: nn.Module, x: Tensor, fmt: torch.memory_format, training:
         step = forward_backward(own, image) if training else forward(own, image)
 
         def run() -> Any:
-            with eager_backend() if eager else nullcontext():
+            with use_backend("eager") if eager else nullcontext():
                 return step()
 
         return run

@@ -12,10 +12,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 from globalcnn.nn import GlobalLayer
-from globalcnn.ops import PDE
+from globalcnn.ops import PDE, use_backend
 
 from .results import MemoryRow, MemoryTable, Progress, Settings
-from .rounds import eager_backend, reason
+from .rounds import reason
 
 SHAPE, STEPS = (64, 16, 32, 32), (1, 2, 5, 10, 20)
 SMALL, FEW = (2, 4, 8, 8), (1, 2)
@@ -48,7 +48,7 @@ def _row(backend: str, steps: int, shape: tuple[int, ...]) -> MemoryRow:
     try:
         torch.manual_seed(0)
         layer, x = GlobalLayer(shape[1], PDE(steps=steps)), torch.randn(shape, requires_grad=True)
-        with eager_backend() if backend == "eager" else nullcontext():
+        with use_backend("eager") if backend == "eager" else nullcontext():
             layer(x).sum().backward()  # what is set up once is not counted
             return MemoryRow(backend, steps, kept_bytes(layer, x), peak_bytes(layer, x))
     except Exception as error:  # recorded, so that one row does not stop the table

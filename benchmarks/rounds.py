@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from globalcnn.measure import Latency, latency
-from globalcnn.ops import use_backend
 
 from .results import Cell, Settings, Side, Timed
 
@@ -142,10 +140,3 @@ def reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
     return text if isinstance(error, NotHere) else f"{type(error).__name__}: {text}"[:200]
-
-
-@contextmanager
-def eager_backend() -> Iterator[None]:
-    """Inside, no fast backend is taken by itself: Global layers run in plain PyTorch."""
-    with use_backend("eager"):
-        yield

@@ -11,11 +11,11 @@ from torch import nn
 from benchmarks import layer, networks, training
 from benchmarks.memory import kept_bytes, peak_bytes
 from benchmarks.results import Cell, Settings, Side, Timed
-from benchmarks.rounds import NotHere, Variant, eager_backend, timed_in_rounds
+from benchmarks.rounds import NotHere, Variant, timed_in_rounds
 from globalcnn import PDE, GlobalLayer
 from globalcnn.cli.networks import build_named
 from globalcnn.measure import Latency
-from globalcnn.ops.dispatch import automatic
+from globalcnn.ops import use_backend
 
 QUICK = Settings(rounds=2, seconds=1.0, quick=True)
 
@@ -84,14 +84,6 @@ def test_fastest_and_ratio():
     assert (facts["ours"]["fastest"], facts["theirs"]["fastest"]) == ("y", "x")
 
 
-def test_the_eager_backend_is_taken_inside_and_only_there():
-    h, pde = torch.zeros(1, 1, 4, 4), PDE()
-    before = automatic(h, pde).name
-    with eager_backend():
-        assert automatic(h, pde).name == "eager"
-    assert automatic(h, pde).name == before
-
-
 def test_kept_bytes_counts_each_storage_once_and_no_weights():
     class Twice(nn.Module):
         def __init__(self):
@@ -108,7 +100,7 @@ def test_kept_bytes_counts_each_storage_once_and_no_weights():
 def test_peak_is_at_least_what_is_kept_and_grows_with_the_steps_in_eager():
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     kept, peak = {}, {}
-    with eager_backend():
+    with use_backend("eager"):
         for steps in (1, 4):
             model = GlobalLayer(4, PDE(steps=steps))
             kept[steps], peak[steps] = kept_bytes(model, x), peak_bytes(model, x)
