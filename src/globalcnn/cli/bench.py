@@ -69,21 +69,32 @@ def run(args: Args) -> None:
 def benchmarks() -> Any:
     """`benchmarks.command` of the checkout that this library runs from, or of the current folder."""
     beside = Path(__file__).resolve().parents[3]  # the root of a checkout, where the install is editable
-    for root in dict.fromkeys((beside, Path.cwd())):
-        if (root / "benchmarks" / "command.py").is_file() and (root / "src" / "globalcnn").is_dir():
-            return _imported(root)
+    return imported(find_checkout(beside, Path.cwd()))
+
+
+def find_checkout(*folders: Path) -> Path:
+    """The first of `folders` that is a checkout of the project; raises `UserError` where none is."""
+    for folder in folders:
+        if (folder / "benchmarks" / "command.py").is_file() and (folder / "src" / "globalcnn").is_dir():
+            return folder
     raise UserError(
-        f"the benchmarks are not part of the installed package, and {str(Path.cwd())!r} is no checkout of "
+        f"the benchmarks are not part of the installed package, and {str(folders[-1])!r} is no checkout of "
         f"the project: {CLONE}"
     )
 
 
-def _imported(root: Path) -> Any:
+def imported(root: Path) -> Any:
+    """The module `benchmarks.command` of the checkout `root`; raises `UserError` where another hides it."""
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    module = importlib.import_module("benchmarks.command")
-    found = Path(module.__file__ or "").resolve()
-    if found.parent != (root / "benchmarks").resolve():
+    try:
+        module = importlib.import_module("benchmarks.command")
+        found = Path(module.__file__ or "")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.command"):
+            raise
+        found = Path(sys.modules["benchmarks"].__file__ or "") if "benchmarks" in sys.modules else Path()
+    if found.resolve().parent != (root / "benchmarks").resolve():
         raise UserError(
             f"another package named benchmarks, {str(found.parent)!r}, hides the project's: {CLONE}"
         )
