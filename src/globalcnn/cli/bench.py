@@ -6,7 +6,7 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -14,8 +14,6 @@ from ..errors import UserError
 from .networks import ImageSize
 
 CLONE = "git clone the project, `cd` into it, and run `globalcnn bench` there"
-
-MODELS = f"Two networks or more to compare at inference, each a name as in `globalcnn list` or of timm's, my_net.py:build, package.module:function. Default: none."
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,9 @@ class Args:
     tables: tuple[str, ...] = ()
     """Which tables: any of layer, networks, training, memory, imagenet, solvers. Default: all, or with
     --models none of them."""
-    models: Annotated[tuple[str, ...], tyro.conf.arg(help=MODELS)] = ()
+    models: tuple[str, ...] = ()
+    """Two networks or more to compare at inference, each a name as in `globalcnn list` or of timm's,
+    my_net.py:build or package.module:function. Default: none."""
     batches: tuple[int, ...] = (1, 64)
     """Batch sizes, for --models."""
     num_classes: int | None = None
