@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 import textwrap
 
@@ -291,7 +292,10 @@ EVIL = {
     "timm.models:create_model": "'timm' is a library",
     "numpy:load": "'numpy' is a library",
     "torchvision.datasets.utils:download_url": "only torchvision.models builds networks",
-    "torchvision.models:list_models": "not annotated to return a torch.nn.Module",
+    "torchvision.models:list_models": "builds networks by name",
+    "torchvision.models:get_model": "builds networks by name",
+    "torchvision.models.detection:fasterrcnn_resnet50_fpn": "without other arguments .* loads weights",
+    "torchvision.models.segmentation:fcn_resnet50": "weights_backbone=ResNet50_Weights.IMAGENET1K_V1",
     "torchvision.models._utils:_ovewrite_named_param": "is private",
     "globalcnn:create_model": "only the classes of globalcnn.models are built",
     "globalcnn.models:create_model": "only the classes of globalcnn.models are built",
@@ -325,7 +329,8 @@ def test_a_file_cannot_have_code_run(evil, factory, words):
     monkey = weights_by(FactorySource(factory, {}), evil / "w.safetensors")
     with pytest.raises(UserError, match="not run on the word of a file") as caught:
         globalcnn.load(monkey)
-    for part in (words, factory, f"model={factory!r}", "--trust-source"):
+    assert re.search(words.replace("(", r"\("), str(caught.value))
+    for part in (factory, f"model={factory!r}", "--trust-source"):
         assert part in str(caught.value)
 
 
@@ -338,7 +343,10 @@ def test_a_file_of_code_is_never_run_by_weights(evil, trusted):
         globalcnn.load(path, trust_source=trusted)
 
 
-@pytest.mark.parametrize("argument", ["weights", "pretrained", "weights_backbone", "checkpoint_path", "url"])
+@pytest.mark.parametrize(
+    "argument",
+    ["weights", "pretrained", "weights_backbone", "checkpoint_path", "url", "encoder_weights", "path"],
+)
 @pytest.mark.parametrize("trusted", [False, True])
 def test_arguments_that_no_file_may_give(tmp_path, argument, trusted):
     source = FactorySource("torchvision.models:resnet18", {argument: "DEFAULT"})
@@ -370,6 +378,28 @@ def test_of_an_installed_package_only_builders_of_networks(installed, tmp_path, 
     path = weights_by(FactorySource(f"{installed}:{function}"), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=words):
         globalcnn.load(path)
+
+
+def test_torchvision_is_a_place_of_networks(tmp_path):
+    source = FactorySource("torchvision.models:resnet18", {"norm_layer": nn.BatchNorm2d})
+    net = source.build(num_classes=5).eval()
+    again = globalcnn.load(weights_by(source, tmp_path / "w.safetensors", net))
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again(x), net(x))
+
+
+def test_files_of_one_name_have_their_own_neighbours(tmp_path):
+    nets = []
+    for width in (3, 5):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        (folder / "parts.py").write_text(f"WIDTH = {width}\n")
+        (folder / "net.py").write_text(
+            "from torch import nn\nfrom parts import WIDTH\ndef build(): return nn.Linear(2, WIDTH)\n"
+        )
+        nets.append(FileSource(str(folder / "net.py"), "build").build())
+    assert [n.out_features for n in nets] == [3, 5]
+    assert "parts" not in sys.modules
 
 
 def test_ways_out(installed, user_file, tmp_path):

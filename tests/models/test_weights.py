@@ -15,7 +15,7 @@ from torch import nn
 import globalcnn
 from globalcnn import PDE, UserError, create_model
 from globalcnn.models import Card, NamedSource, load_with_card, make_card, read_card, save_weights, source_of
-from globalcnn.models.weights import read_weights
+from globalcnn.models.weights import checksum, read_weights
 
 SIZE = (28, 28)
 
@@ -56,8 +56,6 @@ def with_metadata(file, **changes):
 
 def with_card(file, **changes):
     """The file with other entries in its card, and the checksum that belongs to them."""
-    from globalcnn.models.weights import checksum
-
     with safe_open(file, "pt") as opened:
         card = {**json.loads(opened.metadata()["card"]), **changes}
     text = json.dumps(card)
@@ -150,6 +148,7 @@ DAMAGED_CARDS = {
     "nested deep": "[" * 100_000 + "]" * 100_000,
     "objects nested deep": '{"a":' * 100_000 + "1" + "}" * 100_000,
     "nothing in it": "{}",
+    "about nested deep": '{"about": ' + '{"a":' * 500 + "1" + "}" * 501,
     "a long number": '{"num_classes": ' + "9" * 10_000 + "}",
 }
 
@@ -265,6 +264,7 @@ def test_files_that_cannot_be_read(tmp_path):
         tmp_path: "holds no best.safetensors and no last.safetensors",
         tmp_path / ("x" * 300): "cannot read|there is no checkpoint",
         tmp_path / "a\0b": "cannot read|there is no checkpoint",
+        3: "path=3 must name a weights file",
     }.items():
         with pytest.raises(UserError, match=words):
             globalcnn.load(path)
@@ -387,6 +387,41 @@ def test_files_without_one_state_dict(tmp_path, content, words):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(UserError, match=words):
         globalcnn.load(tmp_path / "w.pt", model="digits_conv")
+
+
+UNUSUAL = {
+    "sparse": torch.eye(3).to_sparse(),
+    "without memory": torch.ones(3, device="meta"),
+    "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("value", UNUSUAL.values(), ids=UNUSUAL)
+def test_tensors_that_no_state_dict_has(tmp_path, value):
+    torch.save({**create_model("digits_conv").state_dict(), "fc.bias": value}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"fc.bias is no dense tensor"):
+        globalcnn.load(tmp_path / "w.pt", model="digits_conv")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.float64, torch.complex64, torch.float8_e4m3fn, torch.bool]
+)
+def test_checksums_are_of_all_kinds_of_numbers(dtype):
+    values = torch.tensor([1.0, 0.0, 2.0]).to(dtype)
+    for tensor in (values, values[0], values[:0], values[::2]):
+        changed = torch.zeros(tensor.shape).to(dtype)
+        assert checksum({"a": tensor}) == checksum({"a": tensor.clone()})
+        assert tensor.numel() < 2 or checksum({"a": tensor}) != checksum({"a": changed})
+    assert checksum({"a": values}) != checksum({"b": values}) != checksum({"a": values[None]})
+
+
+def test_classes_and_channels_of_weights_without_a_card(tmp_path):
+    net = create_model("resnet10t", num_classes=4, in_chans=1).eval()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    again, card = load_with_card(tmp_path / "w.pt", model="resnet10t")
+    assert (card.num_classes, card.in_chans, card.source) == (4, 1, NamedSource("resnet10t"))
+    x = torch.randn(1, 1, 32, 32)
+    assert torch.equal(again(x), net(x))
 
 
 def test_more_than_the_network(tmp_path):

@@ -48,6 +48,9 @@ _REFUSED = """
     exportable no_jit num_classes in_chans
 """
 REFUSED: Final = frozenset(_REFUSED.split())
+REACHING_OUT: Final = frozenset(
+    ("pretrained", "weights", "checkpoint", "ckpt", "url", "hub", "cache", "file")
+)
 # packages whose functions do other things than build networks of the user's
 _FOREIGN = """
     PIL _pytest accelerate docutils fsspec huggingface_hub hypothesis jinja2 matplotlib numpy onnx
@@ -75,20 +78,21 @@ def require_safe(source: Source, where: str, *, folder: Path | None = None, trus
             f"--model {Path(source.path).name}:{source.function} or model='PATH.py:{source.function}'"
         )
     elif isinstance(source, FactorySource):
-        refused = sorted(REFUSED & set(source.arguments))
-        if refused:
-            raise UserError(
-                f"{where} gives {source.factory} the argument {refused[0]!r}, which no file may set"
-            )
+        check_arguments(source.arguments, source.label, where)
         if not trusted:
             _check_factory(source, where, folder)
 
 
 def check_arguments(arguments: Mapping[str, Any], label: str, where: str) -> None:
     """None of the arguments that a file gives a factory names other files or addresses."""
-    refused = sorted(REFUSED & set(arguments))
-    if refused:
-        raise UserError(f"{where} gives {label} the argument {refused[0]!r}, which no file may set")
+    for name, value in arguments.items():
+        if reaches_out(name) and value not in (None, False, ""):
+            raise UserError(f"{where} gives {label} the argument {name!r}, which no file may set")
+
+
+def reaches_out(name: str) -> bool:
+    """Whether an argument of that name makes a constructor read files or go to the network."""
+    return name in ("path", "state_dict") or bool(REACHING_OUT & set(name.lower().split("_")))
 
 
 def check_numbers(num_classes: Any, in_chans: Any, where: str) -> None:
@@ -124,7 +128,7 @@ def _check_factory(source: FactorySource, where: str, folder: Path | None) -> No
     name, _, function = source.factory.partition(":")
     why = _why_not_module(name, folder)
     if why is None:
-        why = _why_not_callable(source.factory, name, function)
+        why = _why_not_callable(source, name, function)
     if why is not None:
         raise UserError(
             f"{where} says that its network is built by {source.factory!r}, which is not run on the word of "
@@ -197,12 +201,17 @@ def _is_of_project(origin: Path, project: Path, folder: Path | None) -> bool:
     return not any(f != project and f.is_relative_to(project) and origin.is_relative_to(f) for f in inner)
 
 
-def _why_not_callable(factory: str, module: str, function: str) -> str | None:
+def _why_not_callable(source: FactorySource, module: str, function: str) -> str | None:
     """Why what the name means is not plainly a builder of networks; its module is imported."""
-    found = importable(factory)
+    found = importable(source.factory)
+    out = _default_that_reaches_out(found, source.arguments)
+    if out is not None:
+        return f"without other arguments {function!r} loads weights ({out})"
     defined = getattr(found, "__module__", None) or ""
     if defined != module and not defined.startswith(f"{module}."):
         return f"{function!r} is not defined in {module!r} but in {defined!r}"
+    if module.split(".")[0] == "torchvision" and "._" in defined:
+        return f"{function!r} builds networks by name, which are named in its place"
     if isinstance(found, type):
         return None if issubclass(found, nn.Module) else f"{function!r} is no class of modules"
     if module.split(".")[0] == "globalcnn":
@@ -216,3 +225,15 @@ def _why_not_callable(factory: str, module: str, function: str) -> str | None:
     if isinstance(told, type) and issubclass(told, nn.Module):
         return None
     return f"the function {function!r} is not annotated to return a torch.nn.Module (`-> nn.Module`)"
+
+
+def _default_that_reaches_out(factory: Any, arguments: Mapping[str, Any]) -> str | None:
+    """The parameter, with its default, by which a factory loads weights unless it is told not to."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    for p in parameters:
+        if reaches_out(p.name) and p.name not in arguments and p.default not in (None, False, "", p.empty):
+            return f"{p.name}={str(p.default)[:60]}"
+    return None

@@ -5,9 +5,11 @@ What is found here is code of the user's and runs: `consent.py` decides beforeha
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, near_names
+from ..graph import eval_mode
 
 
 def importable(factory: str) -> Callable[..., Any]:
@@ -43,14 +46,16 @@ def importable(factory: str) -> Callable[..., Any]:
 def function_in_file(path: Path, function: str) -> Iterator[Callable[..., Any]]:
     """Run the Python file and yield the function of that name; its neighbours can be imported meanwhile."""
     path = path.absolute()
-    name = f"globalcnn_user_file_{path.stem}"
+    # files of the same name in two folders are two modules
+    name = f"globalcnn_user_file_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"there is no Python file {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look their module up there
     folder = str(path.parent)
-    sys.path.append(folder)
+    before = set(sys.modules)
+    sys.path.insert(0, folder)  # as for a script
     try:
         try:
             spec.loader.exec_module(module)
@@ -60,6 +65,10 @@ def function_in_file(path: Path, function: str) -> Iterator[Callable[..., Any]]:
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
+        for other in set(sys.modules) - before - {name}:
+            # a file in another folder has neighbours of its own, perhaps of the same names
+            if Path(getattr(sys.modules[other], "__file__", None) or "/").is_relative_to(folder):
+                del sys.modules[other]
 
 
 def _callable_in(module: ModuleType, function: str, label: str) -> Callable[..., Any]:
@@ -146,19 +155,16 @@ def own_num_classes(model: nn.Module, in_chans: int, image_size: tuple[int, int]
     told = getattr(model, "num_classes", None)
     if isinstance(told, int) and not isinstance(told, bool) and told > 0:
         return told
-    was_training = model.training
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(model):
             images = torch.zeros(1, in_chans, *image_size, device=like.device, dtype=like.dtype)
-            logits = model.eval()(images)
+            logits = model(images)
     except Exception as error:
         raise UserError(
             f"{type(model).__name__} failed on an image of {in_chans} x {image_size[0]} x {image_size[1]}: "
             f"{_where(error)}"
         ) from error
-    finally:
-        model.train(was_training)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(

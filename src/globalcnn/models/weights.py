@@ -163,6 +163,7 @@ def read_weights(
         weights, card = _read_safetensors(path, where)
         if ema is not None and card is not None and ema:
             raise UserError(f"{where} holds plain weights, no moving average")
+    _check_plain(weights, where)
     if not allow_nonfinite:
         _check_finite(weights, where)
     return weights, card
@@ -182,6 +183,8 @@ def read_card(path: str | Path) -> Card:
 
 def find_weights(path: str | Path) -> Path:
     """The weights that `path` means: a file itself; of a run folder, its best weights, else its last."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserTypeError(f"path={path!r} must name a weights file or a run folder")
     path = Path(path)
     try:
         if path.is_dir():
@@ -238,7 +241,7 @@ def load_with_card(
     if isinstance(model, nn.Module):
         network = model
     elif model is not None:
-        network = _build_as_asked(model, card, where)
+        network = _build_as_asked(model, card, weights, where, ema=ema)
     elif card is None:
         raise UserError(
             f"{where} does not say which model it holds (it was not written by this library): give model="
@@ -255,7 +258,12 @@ def load_with_card(
 
 
 def _build_as_asked(
-    model: str | Source | Callable[..., nn.Module], card: Card | None, where: str
+    model: str | Source | Callable[..., nn.Module],
+    card: Card | None,
+    weights: StateDict,
+    where: str,
+    *,
+    ema: bool | None,
 ) -> nn.Module:
     """The network that the user names, with the numbers and settings of the card where there is one."""
     numbers: dict[str, Any] = (
@@ -266,7 +274,9 @@ def _build_as_asked(
             raise UserTypeError(f"model={model!r} must be a module, a function that builds one, or a name")
         return call_factory(model, getattr(model, "__qualname__", repr(model)), **numbers)
     source = parse_source(model) if isinstance(model, str) else model
-    if card is None or not isinstance(model, str):
+    if card is None:
+        return _build_by_shapes(source, weights, where, ema=ema)
+    if not isinstance(model, str):
         return source.build(**numbers)
     told = card.source
     if isinstance(source, NamedSource):
@@ -278,6 +288,21 @@ def _build_as_asked(
     return source.build(**numbers)
 
 
+def _build_by_shapes(source: Source, weights: StateDict, where: str, *, ema: bool | None) -> nn.Module:
+    """The network of a source with as many classes and channels as weights without a card have."""
+    network = source.build()
+    own = network.state_dict()
+    found = fitted(weights, own, where, ema=ema)
+    config = getattr(network, "pretrained_cfg", None) or {}
+    head, first = (f"{config.get(k)}.weight" for k in ("classifier", "first_conv"))
+    numbers = {}
+    if head in found and head in own and found[head].shape[:1] != own[head].shape[:1]:
+        numbers["num_classes"] = found[head].shape[0]
+    if first in found and first in own and found[first].shape[1:2] != own[first].shape[1:2]:
+        numbers["in_chans"] = found[first].shape[1]
+    return source.build(**numbers) if numbers else network
+
+
 def build_bounded(card: Card, weights: Mapping[str, Tensor], where: str) -> nn.Module:
     """The network of a card, as long as it stays within a few times the size of its weights.
 
@@ -285,14 +310,15 @@ def build_bounded(card: Card, weights: Mapping[str, Tensor], where: str) -> nn.M
     """
     check_numbers(card.num_classes, card.in_chans, where)
     with _Budget(weights, where):
-        if getattr(card.source, "settings", None) or card.num_classes * card.in_chans > 10_000:
+        given = getattr(card.source, "settings", None) or getattr(card.source, "arguments", None)
+        if given or card.num_classes * card.in_chans > 10_000:
             try:
                 with torch.device("meta"):  # first without memory
                     card.build()
-            except NotImplementedError:
-                pass  # a constructor that looks at values cannot run without them; it is counted below
             except Exception as error:
-                raise _not_built(card, where, error) from error
+                # a constructor that looks at values cannot run without them; it is counted below
+                if isinstance(error, UserError) or "meta" not in str(error):
+                    raise _not_built(card, where, error) from error
         try:
             return card.build()
         except Exception as error:
@@ -456,14 +482,30 @@ def _reals(name: str, value: Any, channels: int) -> tuple[float, ...]:
     return tuple(float(v) for v in value)
 
 
+def _check_plain(weights: Mapping[str, Tensor], where: str) -> None:
+    """Tensors are dense numbers in memory, as a state dict has them."""
+    for name, value in weights.items():
+        plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
+        if not plain or value.is_quantized or value.device.type != "cpu":
+            kind = f"{type(value).__name__}, {value.layout}, on {value.device.type}"
+            raise UserError(f"{where}: {name} is no dense tensor ({kind}), so it is not loaded")
+
+
 def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    wrong = [k for k, v in weights.items() if v.is_floating_point() and not v.float().isfinite().all()]
+    wrong = [k for k, v in weights.items() if not _is_finite(v)]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(
             f"{where} holds weights that are not finite numbers (NaN or infinity), in {', '.join(wrong[:5])}"
             f"{more}: a training that diverged; allow_nonfinite=True of load_with_card reads them anyway"
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    wide = value.float() if value.is_floating_point() and value.itemsize < 4 else value
+    return bool(wide.isfinite().all())
 
 
 def _is_pickle(path: Path) -> bool:
