@@ -35,6 +35,8 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     (Path(d) / "a.txt").read_text()
     'whole'
     """
+    if "\0" in str(path):
+        raise UserError(f"cannot write {str(path)!r}: its name has a null character")
     target = Path(os.path.realpath(path))
     if os.path.isdir(target):
         raise UserError(f"cannot write {str(path)!r}: it is a folder; name a file in it")

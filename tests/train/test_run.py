@@ -209,6 +209,8 @@ def test_unknown_devices_and_optimisers(stripes):
             train_net(MODEL, stripes, QUICK, device="cuda")
     with pytest.raises(UserError, match="unknown optimizer 'sgdd'"):
         train_net(MODEL, stripes, QUICK.replace(optimizer="sgdd"), device="cpu")
+    with pytest.raises(UserError, match="needs second derivatives"):
+        train_net(MODEL, stripes, QUICK.replace(optimizer="adahessian"), device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 # what the parser says, and what is meant
 PLAINER = (
     (
-        r"Error parsing (\S+): no type matching \{?(.*?)\}? could be instantiated from \[(.*?)\]\..*",
+        r"Error parsing (\S+): no type matching (.*?) could be instantiated from \[(.*?)\]\..*",
         r"\1 \3 does not fit: it takes \2",
     ),
     (r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]", r"\1 \2 does not fit"),
@@ -25,6 +25,8 @@ PLAINER = (
     (r"invalid literal for int\(\) with base 10: ('[^']*')", r"\1 is not a whole number"),
     (r"could not convert string to float: ('[^']*')", r"\1 is not a number"),
     (r"\[/?[a-z ]+\]", ""),
+    (r"it takes INT\|\{INT INT\}", "it takes one number, or height and width"),
+    (r"it takes \{(.*?)\}", r"it takes \1"),
 )
 
 

@@ -47,6 +47,8 @@ def check_out(out: Path | None, *, resume: bool, overwrite: bool) -> None:
         if resume:
             raise UserError("resume needs the run folder to resume from: give out (--out)")
         return
+    if "\0" in str(out):
+        raise UserError(f"the run folder {str(out)!r} has a null character in its name; choose another --out")
     try:
         there = sorted(p.name for p in out.iterdir()) if out.is_dir() else None
         exists = out.exists()

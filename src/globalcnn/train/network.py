@@ -40,6 +40,12 @@ def build_for(
     num_classes, in_chans: default those of the data.
     """
     checked_seed(seed)
+    if num_classes is not None and 0 <= num_classes < len(data.classes):
+        label = source if isinstance(source, str) else source.label
+        raise UserError(
+            f"model {label!r} does not fit the data {data.name!r}: it has {num_classes} classes and the data "
+            f"{len(data.classes)}"
+        )
     chosen = parse_source(source) if isinstance(source, str) else source
     if isinstance(chosen, NamedSource):
         rates = {name: getattr(recipe, name) for name in OF_THE_CONSTRUCTOR if getattr(recipe, name)}

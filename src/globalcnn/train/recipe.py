@@ -12,6 +12,7 @@ from ..errors import UserError, UserTypeError, unknown_name
 
 SCHEDULES = ("cosine", "step", "exponential", "constant")
 PRECISIONS = ("no", "bf16", "fp16")
+LARGEST = 1e30  # of any number: float32 has room for it
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -78,6 +79,8 @@ class Recipe:
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _check(self.lr > 0, "lr", self.lr, "above 0")
         _check(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "above 0 and at most 1")
+        eps = self.optimizer_eps
+        _check(eps is None or eps > 0, "optimizer_eps", eps, "above 0")
         _check(self.decay_epochs > 0, "decay_epochs", self.decay_epochs, "above 0")
         _check(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
         for name in ("momentum", "label_smoothing", "ema_decay", "validation", "drop_rate", "drop_path_rate"):
@@ -145,8 +148,10 @@ def _check_type(name: str, value: object, declared: str) -> None:
         wrong = wrong or any(isinstance(v, bool) or not isinstance(v, kinds) for v in value)
     if wrong:
         raise UserTypeError(f"recipe: {name}={value!r} must be of type {declared}")
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, (int, float)) and not math.isfinite(value):
         raise UserError(f"recipe: {name}={value!r} must be finite")
+    if isinstance(value, (int, float)) and abs(value) > LARGEST:
+        raise UserError(f"recipe: {name}={value!r} must be at most {LARGEST:g}")
 
 
 def suited_to(recipe: Recipe, data: str) -> Recipe:

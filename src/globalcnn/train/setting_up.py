@@ -62,7 +62,7 @@ def make_optimizer(modules: Iterable[nn.Module], recipe: Recipe) -> torch.optim.
     extra: dict[str, Any] = {} if recipe.optimizer_eps is None else {"eps": recipe.optimizer_eps}
     trained = list(modules)
     try:
-        return create_optimizer_v2(
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
             trained[0] if len(trained) == 1 else nn.ModuleList(trained),
             opt=recipe.optimizer,
             lr=recipe.lr,
@@ -73,11 +73,19 @@ def make_optimizer(modules: Iterable[nn.Module], recipe: Recipe) -> torch.optim.
         )
     except ValueError as error:
         if recipe.optimizer in list_optimizers():
-            raise
+            raise UserError(
+                f"recipe: optimizer={recipe.optimizer!r} refuses its settings: {error}"
+            ) from error
         known = [str(name) for name in list_optimizers()]
         raise unknown_name(
             "optimizer", recipe.optimizer, known, way_out="timm's names, such as sgd"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(
+            f"recipe: optimizer={recipe.optimizer!r} needs second derivatives of the loss, which training "
+            "does not compute: take another, such as adamw"
+        )
+    return optimizer
 
 
 def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
