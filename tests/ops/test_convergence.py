@@ -64,7 +64,7 @@ def pixels(n, boundary):
     i = np.arange(n, dtype=np.float64)
     if boundary == "periodic":
         return i / n, n
-    if boundary == "zero-flux":  # walls half a pixel beyond the edge
+    if boundary == "neumann":  # walls half a pixel beyond the edge
         return (i + 0.5) / n, n
     return (i + 1) / (n + 1), n + 1  # the unit interval ends at the first pixel outside
 
@@ -89,14 +89,14 @@ def slopes(errors):
     return [math.log2(a / b) for a, b in pairwise(errors)]
 
 
-PROBLEMS = [("periodic", TORUS), ("zero-flux", WALLS), ("zero", EMPTY_OUTSIDE)]
+PROBLEMS = [("periodic", TORUS), ("neumann", WALLS), ("dirichlet", EMPTY_OUTSIDE)]
 
 
 @pytest.mark.parametrize(("boundary", "problem"), PROBLEMS, ids=[b for b, _ in PROBLEMS])
 def test_second_order_when_dt_shrinks_like_dx_squared(boundary, problem):
     errors = []
     for per_length in (8, 16, 32):
-        n = per_length - 1 if boundary == "zero" else per_length
+        n = per_length - 1 if boundary == "dirichlet" else per_length
         errors.append(error(problem, boundary, n, steps=round(0.4 * per_length**2), end=0.25))
     assert errors[-1] < 0.02
     assert slopes(errors)[-1] == pytest.approx(2, abs=0.2), errors

@@ -68,7 +68,7 @@ pdes = st.builds(
     source=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@example((1, 1, 1, 1), PDE(spacing=12, boundary="zero"), torch.float32, [as_is] * 7, False, True, 0)
+@example((1, 1, 1, 1), PDE(spacing=12, boundary="dirichlet"), torch.float32, [as_is] * 7, False, True, 0)
 def test_eager_is_the_reference(draw, shape, pde, dtype, layouts, numbers, source, seed):
     fields = draw(shape, seed=seed, dtype=dtype)
     given = {n: layout(A) for (n, A), layout in zip(fields.items(), layouts, strict=True)}
@@ -202,7 +202,7 @@ def test_the_judge_catches(draw, boundary, about):
 
 def test_the_judge_catches_a_mirror_without_the_sign(draw):
     given = draw((2, 2, 6, 5), dtype=torch.float32)
-    assert judge(mirror_without_the_sign, given, PDE(boundary="zero-flux")).failed
+    assert judge(mirror_without_the_sign, given, PDE(boundary="neumann")).failed
     assert not judge(mirror_without_the_sign, given, PDE(boundary="periodic")).failed
 
 

@@ -72,7 +72,7 @@ def test_a_fourier_mode_on_the_torus(u, v, Dx, Dy, dt, spacing, waves, root, bac
 def test_a_cosine_mode_between_reflecting_walls(spacing, waves, root, backend):
     """cos(pi k (i + 1/2) / n) is even about the walls, half a pixel beyond the first and the last."""
     H, W, K = 12, 9, 6
-    pde = PDE(steps=K, spacing=spacing, boundary="zero-flux")
+    pde = PDE(steps=K, spacing=spacing, boundary="neumann")
     p, q = math.pi * waves[0] / H, math.pi * waves[1] / W
     i, j = torch.arange(H) + 0.5, torch.arange(W) + 0.5
     wave = along(torch.cos(p * i.double()), torch.cos(q * j.double())) + 0j
@@ -99,7 +99,7 @@ def sines(n, k, spacing):
 @pytest.mark.parametrize("root", [0, 1])
 def test_a_sine_mode_at_the_zero_boundary(spacing, waves, root, backend):
     H, W, K = 12, 9, 6
-    pde = PDE(steps=K, spacing=spacing, boundary="zero")
+    pde = PDE(steps=K, spacing=spacing, boundary="dirichlet")
     (p, x), (q, y) = sines(H, waves[0], spacing[0]), sines(W, waves[1], spacing[1])
     wave = along(x, y) + 0j
     g = amplification(p, q, 0.0, 0.0, 0.8, 1.1, pde)[root]
@@ -108,7 +108,7 @@ def test_a_sine_mode_at_the_zero_boundary(spacing, waves, root, backend):
 
 
 def test_half_sample_sines_are_no_modes_of_the_zero_boundary():
-    n, pde = 12, PDE(boundary="zero")
+    n, pde = 12, PDE(boundary="dirichlet")
     i = torch.arange(n, dtype=torch.float64) + 0.5
     p, _ = sines(n, 1, 1)
     wave = along(torch.sin(math.pi * i / n), sines(n, 1, 1)[1]) + 0j

@@ -13,10 +13,10 @@ from .schemes import Field
 def neighbours(A: Tensor, axis: int, distance: int, boundary: Boundary, odd: bool) -> tuple[Tensor, Tensor]:
     """`A[i - distance]` and `A[i + distance]` along `axis`: two views of one padded copy.
 
-    odd: at a zero-flux wall the mirror image changes sign.
+    odd: at a Neumann wall the mirror image changes sign.
     """
     n = A.shape[axis]
-    if boundary is Boundary.ZERO:
+    if boundary is Boundary.DIRICHLET:
         if distance >= n:
             zero = torch.zeros_like(A)
             return zero, zero

@@ -10,17 +10,31 @@ from typing import Any
 from ..errors import UserError, UserTypeError, unknown_name
 from .schemes import DuFortFrankel, Scheme
 
+# Beyond these a solve would run for hours or fill the memory: neighbours further than any map is wide.
+MAX_STEPS = 10_000
+MAX_SPACING = 256
+
 
 class Boundary(str, enum.Enum):
     """What lies beyond the edge of a feature map.
 
-    PERIODIC (published): the opposite edge. ZERO_FLUX: the mirror image about the wall, with the velocity
-    normal to the wall mirrored in sign too, so that nothing crosses it. ZERO: nothing at all.
+    PERIODIC (published): the opposite edge. NEUMANN (zero flux): the mirror image about the wall, with the
+    velocity normal to the wall mirrored in sign too, so that nothing crosses it. DIRICHLET: zero.
+    "zero-flux" and "zero" are taken for "neumann" and "dirichlet".
+
+    >>> Boundary("zero-flux")
+    <Boundary.NEUMANN: 'neumann'>
     """
 
     PERIODIC = "periodic"
-    ZERO_FLUX = "zero-flux"
-    ZERO = "zero"
+    NEUMANN = "neumann"
+    DIRICHLET = "dirichlet"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Boundary | None:
+        if isinstance(value, str):
+            return {"zero-flux": cls.NEUMANN, "zero": cls.DIRICHLET}.get(value)
+        return None
 
 
 @dataclass(frozen=True)
@@ -29,12 +43,12 @@ class PDE:
 
     Parameters
     ----------
-    steps: number K of time steps, an int >= 0; 1 as in most published networks.
+    steps: number K of time steps, an int from 0 to 10,000; 1 as in most published networks.
     dt: time step, in units of layer time, a finite number > 0; 0.2 as published.
-    spacing: (dx, dy) in pixels, ints >= 1 (one int stands for both); the offset of the neighbours that are
-    read
-        and the grid spacing at once. x runs along dim 2 (rows), y along dim 3 (columns).
-    boundary: a `Boundary` or its value: "periodic" (published), "zero-flux" or "zero".
+    spacing: (dx, dy) in pixels, ints from 1 to 256 (one int stands for both); the offset of the neighbours
+        that are read and the grid spacing at once. x runs along dim 2 (rows), y along dim 3 (columns).
+    boundary: a `Boundary` or its value: "periodic" (published), "neumann" (zero flux)
+        or "dirichlet" (zero).
     scheme: a `Scheme`; `DuFortFrankel()` as published.
 
     Raises `UserError` (a ValueError) or `UserTypeError` (a TypeError) for anything else.
@@ -50,8 +64,8 @@ class PDE:
     scheme: Scheme = field(default_factory=DuFortFrankel)
 
     def __post_init__(self) -> None:
-        if not _is_int(self.steps) or self.steps < 0:
-            raise UserError(f"PDE: steps={self.steps!r} must be a whole number >= 0")
+        if not _is_int(self.steps) or not 0 <= self.steps <= MAX_STEPS:
+            raise UserError(f"PDE: steps={self.steps!r} must be a whole number from 0 to {MAX_STEPS}")
         if isinstance(self.dt, bool) or not isinstance(self.dt, (int, float)):
             raise UserTypeError(f"PDE: dt={self.dt!r} must be a number > 0 (0.2 as published)")
         if not (math.isfinite(self.dt) and self.dt > 0):
@@ -59,10 +73,10 @@ class PDE:
         given: Any = self.spacing  # one int is taken too, as the annotation of the field cannot say
         spacing = (given, given) if _is_int(given) else given
         pair = isinstance(spacing, (tuple, list)) and len(spacing) == 2
-        if not pair or not all(_is_int(d) and d >= 1 for d in spacing):
+        if not pair or not all(_is_int(d) and 1 <= d <= MAX_SPACING for d in spacing):
             raise UserError(
-                f"PDE: spacing={self.spacing!r} must be a whole number of pixels >= 1, or a pair (dx, dy) "
-                "of them"
+                f"PDE: spacing={self.spacing!r} must be a whole number of pixels from 1 to "
+                f"{MAX_SPACING}, or a pair (dx, dy) of them"
             )
         try:
             boundary = Boundary(self.boundary)

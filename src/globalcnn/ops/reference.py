@@ -17,14 +17,14 @@ from .schemes import DuFortFrankel, Field, Scheme
 def shifted(A: Tensor, axis: int, offset: int, boundary: Boundary, *, odd: bool = False) -> Tensor:
     """`A[i + offset]` along `axis`, whatever lies beyond the edge taken from `boundary`.
 
-    odd: the mirror image at a zero-flux wall changes sign (velocities normal to the wall).
+    odd: the mirror image at a Neumann wall changes sign (velocities normal to the wall).
 
     >>> A = torch.arange(4.0).reshape(1, 1, 1, 4)
     >>> shifted(A, 3, -1, Boundary.PERIODIC).flatten().tolist()
     [3.0, 0.0, 1.0, 2.0]
-    >>> shifted(A, 3, -1, Boundary.ZERO_FLUX).flatten().tolist()
+    >>> shifted(A, 3, -1, Boundary.NEUMANN).flatten().tolist()
     [0.0, 0.0, 1.0, 2.0]
-    >>> shifted(A, 3, -1, Boundary.ZERO).flatten().tolist()
+    >>> shifted(A, 3, -1, Boundary.DIRICHLET).flatten().tolist()
     [0.0, 0.0, 1.0, 2.0]
     """
     n = A.shape[axis]
@@ -34,7 +34,7 @@ def shifted(A: Tensor, axis: int, offset: int, boundary: Boundary, *, odd: bool 
         if boundary is Boundary.PERIODIC:
             index.append(j % n)
             weight.append(1.0)
-        elif boundary is Boundary.ZERO:
+        elif boundary is Boundary.DIRICHLET:
             index.append(j if 0 <= j < n else 0)
             weight.append(1.0 if 0 <= j < n else 0.0)
         else:  # a mirror at each wall makes the field periodic with period 2 n

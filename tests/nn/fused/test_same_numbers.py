@@ -26,8 +26,8 @@ SETTINGS = {
     "no source, residual": lambda: {"source": False, "residual": True},
     "kernel 5, SiLU": lambda: {"kernel_size": 5, "act": nn.SiLU},
     "hard swish": lambda: {"act": nn.Hardswish},
-    "ReLU6, far": lambda: {"act": nn.ReLU6, "pde": PDE(steps=3, spacing=(2, 3), boundary="zero-flux")},
-    "five steps, zero outside": lambda: {"pde": PDE(steps=5, boundary="zero")},
+    "ReLU6, far": lambda: {"act": nn.ReLU6, "pde": PDE(steps=3, spacing=(2, 3), boundary="neumann")},
+    "five steps, zero outside": lambda: {"pde": PDE(steps=5, boundary="dirichlet")},
 }
 
 

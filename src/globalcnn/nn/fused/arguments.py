@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...ops import torch_ops
-from ...ops.torch_ops.decomposition import ACTIVATIONS as OPERATOR_ACTIVATIONS
+from ...ops.spec import ACTIVATIONS as OPERATOR_ACTIVATIONS
 from .eligibility import ACTIVATIONS
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,11 @@ from torch.utils._device import DeviceContext
 
 from ...errors import SlowPathWarning
 from ...ops.dispatch import automatic, why_not_fast
+from ...ops.spec import MAX_TRAINED_KERNEL
 from .eligibility import Parts, requires_grad, why_not_plain, why_not_tensors
 
 if TYPE_CHECKING:
     from ..global_layer import GlobalLayer
-
-MAX_TRAINED_KERNEL: Final = 7
 
 
 class Way(enum.Enum):

@@ -12,14 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ...ops.spec import compute_dtype as compute_dtype
 from .eligibility import Parts
 
 Folded = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What the operators compute in: float32, for float64 inputs float64."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class _Raw(NamedTuple):

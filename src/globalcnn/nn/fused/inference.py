@@ -85,5 +85,5 @@ class FusedGlobalLayer(nn.Module):
         tensors = [t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)]
         differentiate = torch.is_grad_enabled() and (h.requires_grad or f.requires_grad)
         if differentiate or not automatic(h, self.pde).fused:
-            return decomposition.layer(h, f, *tensors, *self.arguments)  # type: ignore[arg-type]
+            return decomposition.layer(h, f, *tensors, *self.arguments)
         return torch.ops.globalcnn.layer(h, f, *tensors, *self.arguments)

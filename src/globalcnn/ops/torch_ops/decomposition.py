@@ -1,24 +1,25 @@
 """The operators in plain PyTorch, on top of `eager.solve`.
 
 They compute where no fast backend is loaded or one does not know the dtype, and fast kernels are checked
-against them. Arguments are those of the schemas in `torch_ops`; results have the strides of the inputs.
+against them. Each takes the arguments of its schema, refuses what `spec.py` does not allow, and returns
+results that are laid out as the contract says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import eager
-from ..pde import PDE, Boundary
+from .. import eager, spec
+from ..pde import PDE
 from ..schemes import DuFortFrankel
+from ..spec import ACTIVATIONS, BOUNDARIES, Operator
 
-# the operators take both by number, and so do the kernels: native/csrc/kernels.h, triton/parts.py
-BOUNDARIES = (Boundary.PERIODIC, Boundary.ZERO_FLUX, Boundary.ZERO)
 _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "relu": F.relu,
@@ -26,128 +27,175 @@ _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
-ACTIVATIONS = tuple(_ACTIVATE)
 
 
-def _pde(steps: int, dt: float, dx: int, dy: int, boundary: int) -> PDE:
-    return PDE(steps=steps, dt=dt, spacing=(dx, dy), boundary=BOUNDARIES[boundary], scheme=DuFortFrankel())
+def run(operator: Operator, values: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The operator's results from its checked arguments, with the dtype and strides that it promises."""
+    operator.check(values)
+    given = operator.by_name(values)
+    found = plainly(operator, values)
+    return tuple(
+        empty(operator, output, given) if value is None else empty(operator, output, given).copy_(value)
+        for output, value in zip(operator.returns, found, strict=True)
+    )
 
 
-def solve_plainly(*arguments: Any) -> Tensor:
-    """`eager.solve` from the arguments of `globalcnn::solve`; autograd sees through it."""
-    h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, *rest = arguments
-    return eager.solve(h, h_old, f, u, v, Dx0 if Dx is None else Dx, Dy0 if Dy is None else Dy, _pde(*rest))
+def empty(operator: Operator, output: spec.Output, given: dict[str, Any]) -> Tensor:
+    """Memory for one result."""
+    like: Tensor = given[output.like]
+    if output.per is not None and given[output.per] is None:
+        return like.new_empty(0)
+    return torch.empty_like(like)
 
 
-def solve(*arguments: Any) -> Tensor:
+def plainly(operator: Operator, values: Sequence[Any]) -> tuple[Tensor | None, ...]:
+    """The operator's results by PyTorch's operations, which autograd records; None for an empty one."""
+    return _PLAIN[operator.name](operator.unpack(values))
+
+
+def solve(*values: Any) -> Tensor:
     """`globalcnn::solve`."""
-    return _laid_out_as(arguments[0], solve_plainly(*arguments))
+    return run(spec.SOLVE, values)[0]
 
 
-def solve_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def solve_backward(*values: Any) -> tuple[Tensor, ...]:
     """`globalcnn::solve_backward`."""
-    inputs = arguments[:7]
-    with torch.enable_grad():
-        leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
-        out = solve_plainly(*leaves, *arguments[7:])
-    return _gradients(out, grad, leaves, [inputs[0]] * 7)
+    return run(spec.SOLVE_BACKWARD, values)
 
 
-def layer(
-    h: Tensor,
-    f: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    Dx0: float,
-    Dy0: float,
-    steps: int,
-    dt: float,
-    dx: int,
-    dy: int,
-    boundary: int,
-    act: int,
-    shared_product: bool,
-    velocity_from_f: bool,
-    start_from_h: bool,
-    source: bool,
-    residual: bool,
-) -> Tensor:
-    """`globalcnn::layer`: a Global layer at inference, its norms folded into the weights."""
-    wide = weight.dtype  # the folded weights are in the dtype that is computed in
-    state, old = h.to(wide), f.to(wide)
+def layer(*values: Any) -> Tensor:
+    """`globalcnn::layer`."""
+    return run(spec.LAYER, values)[0]
+
+
+def evolve(*values: Any) -> tuple[Tensor, ...]:
+    """`globalcnn::evolve`."""
+    return run(spec.EVOLVE, values)
+
+
+def evolve_backward(*values: Any) -> tuple[Tensor, ...]:
+    """`globalcnn::evolve_backward`."""
+    return run(spec.EVOLVE_BACKWARD, values)
+
+
+def vector_jacobian(
+    operator: Operator, values: Sequence[Any], cotangents: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradient of each argument, None for plain ones and where there is none.
+
+    Differentiable itself, to any order, where gradients are recorded.
+    """
+    again = torch.is_grad_enabled()
+    with _recording():
+        leaves = [_leaf(value, again) for value in values]
+        pairs = [
+            (result, cotangent)
+            for result, cotangent in zip(plainly(operator, leaves), cotangents, strict=True)
+            if result is not None and cotangent is not None and result.requires_grad
+        ]
+        wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not pairs:
+            return [None] * len(leaves)
+        results, given = zip(*pairs, strict=True)
+        given = tuple(g.to(r.dtype) for g, r in zip(given, results, strict=True))
+        found = iter(torch.autograd.grad(results, wanted, given, create_graph=again, allow_unused=True))
+    return [next(found) if isinstance(leaf, Tensor) else None for leaf in leaves]
+
+
+def _leaf(value: Any, again: bool) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if again and value.requires_grad:  # another name for it: what is found stays tied to where it came from
+        return value.view_as(value)
+    return value.detach().requires_grad_()
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Autograd records inside, also within an operator's kernel, which is called below autograd."""
+    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    for key in ("AutogradCPU", "AutogradCUDA", "AutogradOther", "AutogradFunctionality", "ADInplaceOrView"):
+        exclude = exclude.remove(getattr(torch._C.DispatchKey, key))
+    with torch._C._ForceDispatchKeyGuard(include, exclude), torch.enable_grad():
+        yield
+
+
+def _pde(a: spec.Pde) -> PDE:
+    return PDE(
+        steps=a.steps,
+        dt=a.dt,
+        spacing=(a.dx, a.dy),
+        boundary=BOUNDARIES[a.boundary],
+        scheme=DuFortFrankel(),
+    )
+
+
+def _solve(a: spec.Solve) -> tuple[Tensor]:
+    Dx = a.pde.Dx0 if a.Dx is None else a.Dx
+    Dy = a.pde.Dy0 if a.Dy is None else a.Dy
+    return (eager.solve(a.h, a.h_old, a.f, a.u, a.v, Dx, Dy, _pde(a.pde)),)
+
+
+def _layer(a: spec.Layer) -> tuple[Tensor]:
+    wide = a.weight.dtype
+    state, old = a.h.to(wide), a.f.to(wide)
 
     def pair(i: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = (_depthwise(x, weight[j], bias[j]) for j in (i, i + 1))
-        return _pair(a, b, act, shared_product)
+        one, other = (_depthwise(x, a.weight[j], a.bias[j]) for j in (i, i + 1))
+        return _pair(one, other, a.act, a.shared_product)
 
-    u, v = pair(0, old if velocity_from_f else state)
-    Dx, Dy = pair(2, state) if weight.shape[0] == 4 else (Dx0, Dy0)
-    pde = _pde(steps, dt, dx, dy, boundary)
-    H = eager.solve(state, state if start_from_h else old, old if source else None, u, v, Dx, Dy, pde)
-    out = _ACTIVATE[ACTIVATIONS[act]](H * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1))
-    return _laid_out_as(h, out + old if residual else out)
+    u, v = pair(0, old if a.velocity_from_f else state)
+    Dx, Dy = pair(2, state) if a.weight.shape[0] == 4 else (a.pde.Dx0, a.pde.Dy0)
+    start, source = state if a.start_from_h else old, old if a.source else None
+    H = eager.solve(state, start, source, u, v, Dx, Dy, _pde(a.pde))
+    out = _activation(a.act)(H * a.scale.view(1, -1, 1, 1) + a.shift.view(1, -1, 1, 1))
+    return ((out + old if a.residual else out).to(a.h.dtype),)
 
 
-def evolve(
-    h: Tensor,
-    f: Tensor | None,
-    weight: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float,
-    Dx0: float,
-    Dy0: float,
-    steps: int,
-    dt: float,
-    dx: int,
-    dy: int,
-    boundary: int,
-    act: int,
-    shared_product: bool,
-    start_from_h: bool,
-    source: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`globalcnn::evolve`: (H, mean, var) of a Global layer in training.
-
-    h, f (None: f is h): (N, C, H, W); weight (G, C, k, k) of the convolutions; gamma, beta (G, C) of the
-    norms, whose batch statistics come back as mean and var (G, C), var biased.
-    """
-    state = h.to(weight.dtype)
-    old = state if f is None else f.to(weight.dtype)
-    fields, means, variances = [], [], []
-    for i in range(weight.shape[0]):
-        z = _depthwise(state, weight[i])
+def _evolve(a: spec.Evolve) -> tuple[Tensor, Tensor, Tensor]:
+    state = a.h.to(a.weight.dtype)
+    old = state if a.f is None else a.f.to(a.weight.dtype)
+    coefficients, means, variances = [], [], []
+    for i in range(a.weight.shape[0]):
+        z = _depthwise(state, a.weight[i])
         var, mean = torch.var_mean(z, dim=(0, 2, 3), correction=0)
-        scale = torch.rsqrt(var + eps) * gamma[i]
-        fields.append((z - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1) + beta[i].view(1, -1, 1, 1))
+        scale = torch.rsqrt(var + a.eps) * a.gamma[i]
+        normed = (z - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
+        coefficients.append(normed + a.beta[i].view(1, -1, 1, 1))
         means.append(mean)
         variances.append(var)
-    u, v = _pair(fields[0], fields[1], act, shared_product)
-    Dx, Dy = _pair(fields[2], fields[3], act, shared_product) if len(fields) == 4 else (Dx0, Dy0)
-    pde = _pde(steps, dt, dx, dy, boundary)
-    H = eager.solve(state, state if start_from_h else old, old if source else None, u, v, Dx, Dy, pde)
-    return _laid_out_as(h, H), torch.stack(means), torch.stack(variances)
+    u, v = _pair(coefficients[0], coefficients[1], a.act, a.shared_product)
+    Dx, Dy = (
+        _pair(coefficients[2], coefficients[3], a.act, a.shared_product)
+        if len(coefficients) == 4
+        else (a.pde.Dx0, a.pde.Dy0)
+    )
+    start, source = state if a.start_from_h else old, old if a.source else None
+    H = eager.solve(state, start, source, u, v, Dx, Dy, _pde(a.pde))
+    return H.to(a.h.dtype), torch.stack(means), torch.stack(variances)
 
 
-def evolve_backward(
-    grad: Tensor,
-    h: Tensor,
-    f: Tensor | None,
-    weight: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    """`globalcnn::evolve_backward`."""
-    inputs = (h, f, weight, gamma, beta)
-    with torch.enable_grad():
-        leaves = [None if t is None else t.detach().to(weight.dtype).requires_grad_() for t in inputs]
-        H, _, _ = evolve(*leaves, *rest)  # type: ignore[arg-type]
-    return _gradients(H, grad.to(H.dtype), leaves, inputs)
+def _gradients(forward: Operator, backward: Operator, given: Any) -> tuple[Tensor | None, ...]:
+    """The results of `backward`, the gradients of `forward`'s tensors from that of its first result.
+
+    The statistics that `evolve` returns have no gradients.
+    """
+    values = [spec.reach(given, a.path) for a in forward.arguments]
+    found = vector_jacobian(forward, values, [given.grad, *(None for _ in forward.returns[1:])])
+    gradients: dict[str, Tensor | None] = {}
+    for a, value, gradient in zip(forward.arguments, values, found, strict=True):
+        absent = not isinstance(value, Tensor) or gradient is not None
+        gradients[f"g_{a.name}"] = gradient if absent else torch.zeros_like(value)
+    return tuple(gradients[output.name] for output in backward.returns)
+
+
+_PLAIN: dict[str, Callable[[Any], tuple[Tensor | None, ...]]] = {
+    "solve": _solve,
+    "solve_backward": lambda a: _gradients(spec.SOLVE, spec.SOLVE_BACKWARD, a),
+    "layer": _layer,
+    "evolve": _evolve,
+    "evolve_backward": lambda a: _gradients(spec.EVOLVE, spec.EVOLVE_BACKWARD, a),
+}
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -156,33 +204,14 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, weight.unsqueeze(1), bias, padding=k // 2, groups=channels)
 
 
+def _activation(act: int) -> Callable[[Tensor], Tensor]:
+    return _ACTIVATE[ACTIVATIONS[act]]
+
+
 def _pair(a: Tensor, b: Tensor, act: int, shared_product: bool) -> tuple[Tensor, Tensor]:
     """Two coefficients, u and v or Dx and Dy, from what their activation follows."""
-    activate = _ACTIVATE[ACTIVATIONS[act]]
+    activate = _activation(act)
     if shared_product:
         product = activate(a * activate(b))
         return product, product
     return activate(a), activate(b)
-
-
-def _laid_out_as(given: Tensor, value: Tensor) -> Tensor:
-    """`value` in the dtype and with the strides of `given`, as the operators promise."""
-    return torch.empty_like(given).copy_(value)
-
-
-def _gradients(
-    out: Tensor, grad: Tensor, leaves: Sequence[Tensor | None], like: Sequence[Tensor | None]
-) -> tuple[Tensor, ...]:
-    """Of `out` with respect to `leaves` (h first), each laid out as its `like`; empty for an absent leaf."""
-    h = like[0]
-    assert h is not None
-    wanted = [leaf for leaf in leaves if leaf is not None]
-    found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
-    gradients = []
-    for leaf, given in zip(leaves, like, strict=True):
-        if leaf is None or given is None:
-            gradients.append(h.new_empty(0))
-            continue
-        gradient = next(found)
-        gradients.append(torch.zeros_like(given) if gradient is None else _laid_out_as(given, gradient))
-    return tuple(gradients)

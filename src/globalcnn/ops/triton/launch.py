@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..pde import Boundary
-from ..torch_ops.decomposition import BOUNDARIES
+from ..spec import BOUNDARIES, Pde
 from . import passes
 from .parts import NUMBERS
 
@@ -40,13 +40,13 @@ def view(A: Tensor | None) -> View:
     return None if A is None else (A, *A.stride())
 
 
-def numbers(
-    Dx0: float, Dy0: float, dt: float, dx: int, dy: int, T: tl.dtype
-) -> tuple[tuple[float, ...], int]:
+def numbers(pde: Pde, T: tl.dtype) -> tuple[tuple[float, ...], int]:
     """`numbers` and PARTS of `parts.py`. In three parts of float32 a number has all digits of a float64."""
+    dt, dx, dy = pde.dt, pde.dx, pde.dy
     bx, by = dt / dx**2, dt / dy**2
-    b = 2 * Dx0 * bx + 2 * Dy0 * by
-    values = [dt / dx, dt / dy, bx, by, 2 * dt, Dx0 * bx, Dy0 * by, 1 - b, 1 / (1 + b)]
+    Bx, By = pde.Dx0 * bx, pde.Dy0 * by
+    b = 2 * Bx + 2 * By
+    values = [dt / dx, dt / dy, bx, by, 2 * dt, Bx, By, 1 - b, 1 / (1 + b)]
     assert len(values) == NUMBERS
     if T is not tl.float64:
         return tuple(values), 1
@@ -60,7 +60,7 @@ def numbers(
 def reach(distance: int, n: int, boundary: int) -> int:
     """A neighbour at `distance` in a map of n, counted within the period of the field."""
     kind = BOUNDARIES[boundary]
-    if kind is Boundary.ZERO:
+    if kind is Boundary.DIRICHLET:
         return min(distance, n)
     return distance % (n if kind is Boundary.PERIODIC else 2 * n)
 
@@ -125,22 +125,12 @@ def launch(
 class Problem:
     """What every launch of one solve is given."""
 
-    def __init__(
-        self,
-        like: Tensor,
-        T: tl.dtype,
-        Dx0: float,
-        Dy0: float,
-        dt: float,
-        dx: int,
-        dy: int,
-        boundary: int,
-    ) -> None:
+    def __init__(self, like: Tensor, T: tl.dtype, pde: Pde) -> None:
         self.like, self.T, self.wide = like, T, _WIDE[T]
-        self.numbers, parts = numbers(Dx0, Dy0, dt, dx, dy, T)
+        self.numbers, parts = numbers(pde, T)
         _, C, H, W = like.shape
-        self.sizes = (C, H, W, reach(dx, H, boundary), reach(dy, W, boundary))
-        self.settings = {"BOUNDARY": boundary, "T": T, "PARTS": parts}
+        self.sizes = (C, H, W, reach(pde.dx, H, pde.boundary), reach(pde.dy, W, pde.boundary))
+        self.settings = {"BOUNDARY": pde.boundary, "T": T, "PARTS": parts}
 
     def scratch(self) -> Tensor:
         """Memory for one map in the dtype of the arithmetic."""

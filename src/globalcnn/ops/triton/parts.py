@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-PERIODIC, ZERO_FLUX, ZERO = constexpr(0), constexpr(1), constexpr(2)
+PERIODIC, NEUMANN, DIRICHLET = constexpr(0), constexpr(1), constexpr(2)
 IDENTITY, RELU, RELU6, SILU, HARDSWISH = (constexpr(i) for i in range(5))
 
 # dt/dx, dt/dy, dt/dx^2, dt/dy^2, 2 dt; with constant diffusion also Bx, By, 1 - 2 Bx - 2 By and R
@@ -71,7 +71,7 @@ def beyond(m, n, BOUNDARY: constexpr):
     """Which index stands for index m of n, whether there is one, and whether it is a mirror image."""
     if BOUNDARY == PERIODIC:
         index, exists, mirrored = _into(m, n), m == m, m != m
-    elif BOUNDARY == ZERO_FLUX:  # a mirror at each wall makes the field periodic with period 2 n
+    elif BOUNDARY == NEUMANN:  # a mirror at each wall makes the field periodic with period 2 n
         m = _into(m, 2 * n)
         index, exists, mirrored = tl.where(m < n, m, 2 * n - 1 - m), m == m, m >= n
     else:
@@ -85,7 +85,7 @@ def readers(m, n, BOUNDARY: constexpr):
     """Where index m of n is read from at an unmirrored place: that place, and whether there is one."""
     if BOUNDARY == PERIODIC:
         index, exists = _into(m, n), m == m
-    elif BOUNDARY == ZERO_FLUX:
+    elif BOUNDARY == NEUMANN:
         index = _into(m, 2 * n)
         exists = index < n
     else:
@@ -96,7 +96,7 @@ def readers(m, n, BOUNDARY: constexpr):
 @triton.jit
 def odd(value, mirrored, BOUNDARY: constexpr):
     """The normal velocity changes sign in the mirror."""
-    if BOUNDARY == ZERO_FLUX:
+    if BOUNDARY == NEUMANN:
         value = tl.where(mirrored, -value, value)
     return value
 
@@ -135,7 +135,7 @@ def diffusion_of(Dx, Dy, numbers, T: constexpr, PARTS: constexpr):
 
 @triton.jit
 def activate(x, ACT: constexpr):
-    """The activation number ACT of `decomposition.ACTIVATIONS`; NaN stays NaN."""
+    """The activation number ACT of `spec.ACTIVATIONS`; NaN stays NaN."""
     if ACT == RELU:
         x = tl.where(x < 0, 0.0, x)
     elif ACT == RELU6:

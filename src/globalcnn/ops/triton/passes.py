@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-from .parts import ZERO_FLUX, at, beyond, diffusion, finish, number, odd, put, readers, tile
+from .parts import NEUMANN, at, beyond, diffusion, finish, number, odd, put, readers, tile
 
 
 @triton.jit
@@ -110,12 +110,12 @@ def collected(
 ):  # fmt: skip
     """Along one axis: what reaches the gradient of h, and that of the velocity through E.
 
-    It comes from all who read (i, j) in the step: the neighbours; at a zero-flux wall also those who read the
+    It comes from all who read (i, j) in the step: the neighbours; at a Neumann wall also those who read the
     mirror image of (i, j), with the velocity's sign changed.
     """
     to_h = tl.zeros([1, 1], T)
     to_velocity = tl.zeros([1, 1], T)
-    for mirror in tl.static_range(2 if BOUNDARY == ZERO_FLUX else 1):
+    for mirror in tl.static_range(2 if BOUNDARY == NEUMANN else 1):
         size, place = H if ALONG_X else W, i if ALONG_X else j
         here = 2 * size - 1 - place if mirror == 1 else place
         at_minus, has_minus = readers(here + reach, size, BOUNDARY)

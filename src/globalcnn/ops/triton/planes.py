@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-from .parts import ZERO, activate, at, beyond, diffusion, diffusion_of, finish, number, odd, put, tile
+from .parts import DIRICHLET, activate, at, beyond, diffusion, diffusion_of, finish, number, odd, put, tile
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def shifted(A, m, n, AXIS: constexpr, BOUNDARY: constexpr, ODD: constexpr):
     # what stands in the tile beyond the map may read anything, but from within the tile
     index = tl.where(index < n, index, 0)
     value = tl.gather(A, tl.broadcast_to(index, A.shape), AXIS)
-    if BOUNDARY == ZERO:
+    if BOUNDARY == DIRICHLET:
         value = tl.where(inside, value, 0.0)
     if ODD:
         value = odd(value, mirrored, BOUNDARY)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import spec
 from ..torch_ops import decomposition
 from . import passes, planes
 from .launch import (
@@ -24,7 +25,9 @@ from .launch import (
 
 def solve(*arguments: Any) -> Tensor:
     """`globalcnn::solve`."""
-    h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, *geometry = arguments
+    spec.SOLVE.check(arguments)
+    a: spec.Solve = spec.SOLVE.unpack(arguments)
+    h, h_old, steps = a.h, a.h_old, a.pde.steps
     out = torch.empty_like(h)
     if h.numel() == 0:
         return out
@@ -33,8 +36,8 @@ def solve(*arguments: Any) -> Tensor:
     T = COMPUTE.get(h.dtype)
     if T is None:
         return decomposition.solve(*arguments)
-    problem = Problem(out, T, Dx0, Dy0, *geometry)
-    fields = tuple(map(view, (f, u, v, Dx, Dy)))
+    problem = Problem(out, T, a.pde)
+    fields = tuple(map(view, (a.f, a.u, a.v, a.Dx, a.Dy)))
     whole = plane_tile(out, T) if steps > 1 else None
     if whole is not None:
         launch(
@@ -46,13 +49,15 @@ def solve(*arguments: Any) -> Tensor:
     return out
 
 
-def solve_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def solve_backward(*arguments: Any) -> tuple[Tensor, ...]:
     """`globalcnn::solve_backward`: the levels once more, then the adjoint of each step, last first."""
-    inputs = arguments[:7]
-    h, (Dx0, Dy0, steps, *geometry) = inputs[0], arguments[7:]
+    spec.SOLVE_BACKWARD.check(arguments)
+    a: spec.SolveBackward = spec.SOLVE_BACKWARD.unpack(arguments)
+    grad, h, steps = a.grad, a.h, a.pde.steps
+    inputs = (a.h, a.h_old, a.f, a.u, a.v, a.Dx, a.Dy)
     T = COMPUTE.get(h.dtype)
     if T is None:
-        return decomposition.solve_backward(grad, *arguments)
+        return decomposition.solve_backward(*arguments)
     gradients = tuple(h.new_empty(0) if A is None else torch.empty_like(h) for A in inputs)
     if h.numel() == 0:
         return gradients
@@ -61,7 +66,7 @@ def solve_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         for gradient in gradients[1:]:
             gradient.zero_()
         return gradients
-    problem = Problem(gradients[0], T, Dx0, Dy0, *geometry)
+    problem = Problem(gradients[0], T, a.pde)
     _adjoint(problem, grad, inputs, gradients, steps)
     return gradients
 
@@ -100,30 +105,31 @@ def _adjoint(
 
 def layer(*arguments: Any) -> Tensor:
     """`globalcnn::layer`."""
-    h, f, weight, bias, scale, shift, Dx0, Dy0, steps, *geometry = arguments[:13]
-    act, shared_product, velocity_from_f, start_from_h, source, residual = arguments[13:]
-    T = COMPUTE.get(weight.dtype)
+    spec.LAYER.check(arguments)
+    a: spec.Layer = spec.LAYER.unpack(arguments)
+    h, f, steps = a.h, a.f, a.pde.steps
+    T = COMPUTE.get(a.weight.dtype)
     out = torch.empty_like(h)
     if h.numel() == 0:
         return out
     whole = None if T is None else plane_tile(out, T)
     if T is None or h.dtype not in COMPUTE or (whole is None and steps == 0):
         return decomposition.layer(*arguments)
-    problem = Problem(out, T, Dx0, Dy0, *geometry)
-    weight, bias, scale, shift = (A.contiguous() for A in (weight, bias, scale, shift))
-    carrier = f if velocity_from_f else h
-    network = {"K": weight.shape[-1], "PRODUCT": shared_product, "ACT": act}
-    finish = (scale, shift, view(f) if residual else None)
+    problem = Problem(out, T, a.pde)
+    weight, bias, scale, shift = (A.contiguous() for A in (a.weight, a.bias, a.scale, a.shift))
+    carrier = f if a.velocity_from_f else h
+    network = {"K": weight.shape[-1], "PRODUCT": a.shared_product, "ACT": a.act}
+    finish = (scale, shift, view(f) if a.residual else None)
     if whole is not None:
         launch(
             planes.layer_planes, out, whole, view(out), view(h), view(f), view(carrier), weight, bias,
             *finish, problem.numbers, steps, *problem.sizes, **problem.settings, **network,
-            LEARNED=weight.shape[0] == 4, START_FROM_H=start_from_h, SOURCE=source,
+            LEARNED=weight.shape[0] == 4, START_FROM_H=a.start_from_h, SOURCE=a.source,
         )  # fmt: skip
         return out
     u, v, Dx, Dy = _fields(problem, h, carrier, weight, bias, network)
-    driven = (view(f) if source else None, u, v, Dx, Dy)
-    problem.evolve(out, h, h if start_from_h else f, driven, steps, finish, act)
+    driven = (view(f) if a.source else None, u, v, Dx, Dy)
+    problem.evolve(out, h, h if a.start_from_h else f, driven, steps, finish, a.act)
     return out
 
 

@@ -1,0 +1,44 @@
+"""The schemas of the operators, what tracing sees of them, plain PyTorch as their first implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..spec import OPERATORS, Operator
+from . import decomposition
+
+LIBRARY = torch.library.Library("globalcnn", "DEF")
+
+
+def overload(operator: Operator) -> Any:
+    """`torch.ops.globalcnn.NAME.default`."""
+    return getattr(torch.ops.globalcnn, operator.name).default
+
+
+def returned(results: tuple[Tensor, ...]) -> Any:
+    """As the schema says: a single result stands alone."""
+    return results if len(results) > 1 else results[0]
+
+
+def _define(operator: Operator) -> None:
+    LIBRARY.define(operator.schema)
+
+    def compute(*values: Any) -> Any:
+        return returned(decomposition.run(operator, values))
+
+    def fake(*values: Any) -> Any:
+        operator.check(values)
+        given = operator.by_name(values)
+        return returned(tuple(decomposition.empty(operator, output, given) for output in operator.returns))
+
+    LIBRARY.impl(operator.name, compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"globalcnn::{operator.name}", fake, lib=LIBRARY)
+
+
+def register() -> None:
+    """Define the operators. Once."""
+    for operator in OPERATORS.values():
+        _define(operator)
