@@ -185,6 +185,11 @@ def _other_forward(net: nn.Module) -> None:
     net.conv.forward = lambda x: forward(x) + 1
 
 
+def _other_method(net: nn.Module) -> None:
+    convolve = net.conv._conv_forward
+    net.conv._conv_forward = lambda *arguments: convolve(*arguments) + 1
+
+
 def _other_forward_of_the_network(net: nn.Module) -> None:
     net.forward = lambda x: net.norm(net.conv(x)) + net.conv(x)
 
@@ -206,6 +211,7 @@ KEPT: dict[str, Callable[[], nn.Module]] = {
     "hook before": hooked(lambda net: net.norm.register_forward_pre_hook(lambda m, i: (i[0] + 1,))),
     "forward on the instance": hooked(_other_forward),
     "forward of the network on the instance": hooked(_other_forward_of_the_network),
+    "method on the instance": hooked(_other_method),
     "weight norm": hooked(lambda net: nn.utils.parametrizations.weight_norm(net.conv)),
     "pruned": hooked(lambda net: prune.l1_unstructured(net.conv, "weight", 1)),
     "no statistics": lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
@@ -270,3 +276,9 @@ def test_tracing_leaves_no_stand_ins_behind():
     model = settle(Remembers())
     fold_batch_norms(model)
     assert "last" not in vars(model)
+
+
+def test_a_forward_that_was_replaced_on_the_class_is_respected(monkeypatch):
+    forward = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: forward(self, x) + 1)
+    assert fold_batch_norms(settle(Plain())).norms == ()

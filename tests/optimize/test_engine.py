@@ -58,7 +58,15 @@ def test_what_is_compiled_runs_only_what_it_was_compiled_for(images):
             with torch.autocast("cpu", dtype):
                 assert fast(images).dtype == dtype
         assert fast(images).dtype == torch.float32
-    assert fast.engine_note is None
+        assert fast.engine_note is None
+        # weights and hooks that change later are seen
+        bias = {"model.2.bias": model[2].bias + 1}
+        assert torch.allclose(torch.func.functional_call(fast, bias, images), wanted + 1, atol=1e-6)
+        handle = model[2].register_forward_hook(lambda module, inputs, output: output + 2)
+        assert torch.allclose(fast(images), wanted + 2, atol=1e-6)
+        handle.remove()
+        model[2].bias.add_(3)
+        assert torch.allclose(fast(images), wanted + 3, atol=1e-6)
 
 
 def failing(*, in_cpp: bool):

@@ -33,11 +33,22 @@ from .shapes import ShapeTrace, trace_shapes
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, NarrowConv2d, Conv2dSame)
 _NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, BatchNormAct2d)
 _LEAVES = (GlobalLayer, FusedGlobalLayer, ImplicitLayer, NarrowConv2d, _BatchNorm)
+_KINDS: tuple[type[Any], ...] = (*_CONVOLUTIONS, *_NORMS, nn.Linear, nn.BatchNorm1d)
+_FORWARDS = {kind: kind.forward for kind in _KINDS}
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
     "_backward_pre_hooks",
+)
+# what an instance may hold in the place of its class's method
+_METHODS = (
+    "forward",
+    "_conv_forward",
+    "_check_input_dim",
+    "_call_impl",
+    "_slow_forward",
+    "_compiled_call_impl",
 )
 
 
@@ -150,7 +161,8 @@ class _Work:
         self.norms.append(norm_name)
 
     def _pair_fits(self, before: nn.Module, norm: nn.Module, before_name: str) -> bool:
-        if any(is_altered(m) or m.training for m in (before, norm)):
+        pair = (before, norm)
+        if any(is_altered(m) or m.training or _FORWARDS.get(type(m)) is not type(m).forward for m in pair):
             return False
         if type(before) in _CONVOLUTIONS and type(norm) in _NORMS:
             pass
@@ -164,7 +176,8 @@ class _Work:
         weight, mean = before._parameters.get("weight"), norm._buffers.get("running_mean")
         if weight is None or mean is None or norm._buffers.get("running_var") is None:
             return False
-        return mean.dtype == weight.dtype and mean.device == weight.device and len(mean) == len(weight)
+        alike = mean.dtype == weight.dtype and mean.device == weight.device and len(mean) == len(weight)
+        return alike and weight.is_floating_point()
 
     def _called_by(self, part: str, *names: str) -> bool:
         """Whether, on the example, every call of the part makes one call of each, and nothing else does."""
@@ -222,9 +235,9 @@ def _only_input(node: torch.fx.Node) -> torch.fx.Node | None:
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether a call of the module may do more than its class says: hooks, a forward on the instance."""
+    """Whether a call of the module may do more than its class says: hooks, methods on the instance."""
     return (
-        "forward" in vars(module)
+        any(vars(module).get(method) is not None for method in _METHODS)
         or any(getattr(module, hooks, None) for hooks in _HOOKS)
         or torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     )

@@ -17,11 +17,41 @@ from torch import Tensor, nn
 _COMPILING = threading.Lock()  # settings of the compiler are global
 
 
+class Snapshot:
+    """What compiled code took for constant in a network: its tensors, and that no hook waits for a call.
+
+    It sees tensors that are exchanged, written in place or swapped by `torch.func.functional_call`, and hooks
+    that are registered later; what is written through `.data` it does not see.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        held = [tensors for m in modules for tensors in (m._parameters, m._buffers)]
+        self._tensors = [
+            (tensors, name, t, None if t.is_inference() else t._version)
+            for tensors in held
+            for name, t in tensors.items()
+            if t is not None
+        ]
+        hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._without_hooks = [h for h in hooks if not h]
+
+    def holds(self) -> bool:
+        """Whether all of it is as it was."""
+        if any(self._without_hooks):
+            return False
+        for tensors, name, t, version in self._tensors:
+            if tensors.get(name) is not t or (version is not None and t._version != version):
+                return False
+        return True
+
+
 @dataclass(frozen=True)
 class Compiled:
-    """Compiled code, and a note where it is not what was wanted, or None."""
+    """Compiled code, what it took for constant, and a note where it is not what was wanted, or None."""
 
     call: Callable[[Tensor], Any]
+    constants: Snapshot
     note: str | None = None
 
 
@@ -47,7 +77,7 @@ def kind_of(x: Tensor) -> tuple[object, ...]:
 
 
 def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = torch.compile) -> Compiled:
-    """The network compiled for inputs like `x` (`kind_of`) alone, weights as constants; calls check nothing.
+    """The network compiled for inputs like `x` (`kind_of`) alone, with the weights as constants.
 
     On a CPU the code that calls the kernels in turn is compiled C++ too. Where that fails, PyTorch's Python
     code calls them, and the note says why.
@@ -65,15 +95,16 @@ def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = t
         return compiled  # type: ignore[no-any-return]
 
     with _COMPILING:
+        constants = Snapshot(model)
         if x.device.type != "cpu":
-            return Compiled(compiled_by(cpp_wrapper=False))
+            return Compiled(compiled_by(cpp_wrapper=False), constants)
         _import_quietly("torch.utils.cpp_extension")
         try:
-            return Compiled(compiled_by(cpp_wrapper=True))
+            return Compiled(compiled_by(cpp_wrapper=True), constants)
         except Exception as error:  # whatever cannot be put into C++; what is wrong otherwise shows below
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         note = f"compiled code is called from Python, as calls from C++ failed: {reason}"
-        return Compiled(compiled_by(cpp_wrapper=False), note)
+        return Compiled(compiled_by(cpp_wrapper=False), constants, note)
 
 
 def _import_quietly(name: str) -> None:

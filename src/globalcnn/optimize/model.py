@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import UserError, UserTypeError
-from .engine import compile_for, kind_of, one_thread
+from .engine import Compiled, compile_for, kind_of, one_thread
 from .report import OptimizationReport
 from .variant import MEMORY_FORMATS, Variant
 
@@ -23,8 +22,8 @@ class OptimizedModel(nn.Module):
 
     `model` is the network itself, changed as `variant` says; `report` says what was tried; `engine_note`
     where the engine is not what was wanted. Other batch and image sizes than the example's work; a compiled
-    variant runs those uncompiled, and everything once it is converted (`to`) or given other weights
-    (`load_state_dict`). What is written into the weights in place is not seen by what is compiled. It stays
+    variant runs those uncompiled, and everything once it is converted (`to`), its weights are changed or a
+    hook is registered in it; what is written through `.data` alone is not seen by what is compiled. It stays
     in eval mode. It can be copied, pickled and saved with `torch.save`; what is compiled is compiled again
     where it is loaded. Traced, compiled or exported by the user, it is its `model`, without the engine.
 
@@ -112,12 +111,11 @@ class OptimizedModel(nn.Module):
     def _run(self, x: Tensor) -> Any:
         if not self.variant.compiled or self._compiled_for is None or kind_of(x) != self._compiled_for:
             return self.model(x)
-        call: Callable[[Tensor], Any] | None = self.__dict__["_compiled"]
-        if call is None:
-            compiled = compile_for(self.model, x)
-            call = self.__dict__["_compiled"] = compiled.call
+        compiled: Compiled | None = self.__dict__["_compiled"]
+        if compiled is None:
+            compiled = self.__dict__["_compiled"] = compile_for(self.model, x)
             self.engine_note = compiled.note
-        return call(x)
+        return compiled.call(x) if compiled.constants.holds() else self.model(x)
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Only eval mode: an optimised network cannot be trained."""
