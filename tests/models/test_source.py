@@ -1,4 +1,4 @@
-"""How a network is built, as data; and what is built on the word of a file."""
+"""How a network is built, as data; and what a file may have built."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_names_carry_their_settings_and_survive_copies():
     assert again.state_dict().keys() == net.state_dict().keys()
     assert source_of(create_model("resnet18", num_classes=3)) == NamedSource("resnet18")
     assert source_of(nn.Linear(2, 2)) == ModuleSource("Linear")
-    with pytest.raises(UserError, match="class Linear was handed over ready-made"):
+    with pytest.raises(UserError, match="class Linear was passed as an object"):
         source_of(nn.Linear(2, 2)).build()
 
 
@@ -285,15 +285,15 @@ EVIL = {
     "builtins:exec": "standard library",
     "posix:system": "standard library",
     "importlib:import_module": "standard library",
-    "torch.hub:load": "'torch' is a library that this one depends on",
+    "torch.hub:load": "'torch' is a library that globalcnn depends on",
     "torch:load": "'torch' is a library",
     "torch.nn:Linear": "'torch' is a library",
     "timm:create_model": "'timm' is a library",
     "timm.models:create_model": "'timm' is a library",
     "numpy:load": "'numpy' is a library",
     "torchvision.datasets.utils:download_url": "only torchvision.models builds networks",
-    "torchvision.models:list_models": "builds networks by name",
-    "torchvision.models:get_model": "builds networks by name",
+    "torchvision.models:list_models": "builds any network by its name",
+    "torchvision.models:get_model": "builds any network by its name",
     "torchvision.models.detection:fasterrcnn_resnet50_fpn": "without other arguments .* loads weights",
     "torchvision.models.segmentation:fcn_resnet50": "weights_backbone=ResNet50_Weights.IMAGENET1K_V1",
     "torchvision.models._utils:_ovewrite_named_param": "is private",
@@ -327,7 +327,7 @@ def evil(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("factory", "words"), EVIL.items(), ids=EVIL)
 def test_a_file_cannot_have_code_run(evil, factory, words):
     monkey = weights_by(FactorySource(factory, {}), evil / "w.safetensors")
-    with pytest.raises(UserError, match="not run on the word of a file") as caught:
+    with pytest.raises(UserError, match="not built without your consent") as caught:
         globalcnn.load(monkey)
     assert re.search(words.replace("(", r"\("), str(caught.value))
     for part in (factory, f"model={factory!r}", "--trust-source"):
@@ -432,7 +432,7 @@ def test_a_module_handed_over_needs_its_module_again(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     path = tmp_path / "w.safetensors"
     save_weights(path, net.state_dict(), make_card(net, image_size=(8, 8)))
-    with pytest.raises(UserError, match="class Sequential was handed over ready-made"):
+    with pytest.raises(UserError, match="class Sequential was passed as an object"):
         globalcnn.load(path)
     again = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.randn(2, 3, 8, 8)

@@ -368,9 +368,27 @@ def test_weights_beside_their_average(tmp_path, make):
     torch.save(make(plain, averaged), path)
     with pytest.raises(UserError, match=r"moving average .* say which, ema=True or ema=False"):
         globalcnn.load(path, model="digits_conv")
+    torch.save({"module": dict(make(plain, averaged))}, tmp_path / "nested.pth")
     for ema, expected in ((False, plain), (True, averaged)):
+        again, _ = load_with_card(tmp_path / "nested.pth", model="digits_conv", ema=ema)
+        assert torch.equal(again.fc.weight, expected["fc.weight"])
         again, _ = load_with_card(path, model="digits_conv", ema=ema)
         assert torch.equal(again.fc.weight, expected["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "ema", "words"),
+    [
+        (lambda s: s, True, "holds no moving average"),
+        (lambda s: {"state_dict": s}, True, "holds no moving average"),
+        (lambda s: {"model_ema": s}, False, "holds a moving average .* and no plain weights"),
+    ],
+    ids=["bare", "under state_dict", "average alone"],
+)
+def test_an_average_that_is_not_there(tmp_path, wrap, ema, words):
+    torch.save(wrap(create_model("digits_conv").state_dict()), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=words):
+        load_with_card(tmp_path / "w.pt", model="digits_conv", ema=ema)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_the_module_ends_with_its_last_weights(stripes: DataSource, tmp_path: Pa
 
 def test_loading_a_module_of_nobodys_needs_the_module(stripes: DataSource, tmp_path: Path) -> None:
     result = train(net(), stripes, QUICK, out=tmp_path / "run", device="cpu")
-    with pytest.raises(UserError, match=r"class Sequential was handed over ready-made.*model="):
+    with pytest.raises(UserError, match=r"class Sequential was passed as an object.*model="):
         globalcnn.load(tmp_path / "run" / "last.safetensors")
     again = globalcnn.load(tmp_path / "run" / "last.safetensors", model=net(seed=9))
     x = torch.randn(2, 1, 12, 12)

@@ -40,6 +40,8 @@ class Args:
     my_net.py:build or package.module:function."""
     trust_source: tyro.conf.FlagCreatePairsOff[bool] = False
     """Build whatever the checkpoint names: only for files of your own."""
+    ema: bool | None = None
+    """Of a file that holds weights and their moving average, whether to take the average."""
     split: str = "test"
     """test, val or train."""
     batch_size: int = 256
@@ -62,7 +64,9 @@ def run(args: Args) -> None:
         raise UserError(f"{str(args.json)!r} is there already: choose another --json, or give --overwrite")
     check_split(args.split)
     checked_device(args.device)
-    model, card = load_with_card(args.checkpoint, model=args.model, trust_source=args.trust_source)
+    model, card = load_with_card(
+        args.checkpoint, model=args.model, trust_source=args.trust_source, ema=args.ema
+    )
     told = run_of(args.checkpoint)
     data = args.images.of(told, card.image_size).load(
         validation=_held_out(args.validation, told), seed=_seed(args.seed, told), num_classes=card.num_classes

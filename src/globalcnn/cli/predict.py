@@ -32,6 +32,8 @@ class Args:
     my_net.py:build or package.module:function."""
     trust_source: tyro.conf.FlagCreatePairsOff[bool] = False
     """Build whatever the checkpoint names: only for files of your own."""
+    ema: bool | None = None
+    """Of a file that holds weights and their moving average, whether to take the average."""
     top: int = 3
     """How many classes to name of each image."""
     device: str = "auto"
@@ -47,7 +49,9 @@ def run(args: Args) -> None:
     if args.top < 1:
         raise UserError(f"--top {args.top} must be at least 1")
     checked_device(args.device)
-    model, card = load_with_card(args.checkpoint, model=args.model, trust_source=args.trust_source)
+    model, card = load_with_card(
+        args.checkpoint, model=args.model, trust_source=args.trust_source, ema=args.ema
+    )
     device = make_accelerator(args.device, "no").device
     found = list(predict(model, card, args.images, device=device))
     if args.json:

@@ -1,8 +1,8 @@
-"""Which sources may be built on the word of a weights file, without asking the user further.
+"""Which sources a weights file may have built without the user's consent.
 
 A file may come from a stranger. It may name a network of this library or of timm with known settings of
-moderate size, and a class of modules (or a function annotated to return one) of an installed package. All
-else needs the user: `model=` (which names the network again) or `trust_source=True`.
+moderate size, and a class of modules (or a function annotated to return one) of an installed package. For
+all else the user consents by `model=`, which names the network again, or by `trust_source=True`.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def _check_factory(source: FactorySource, where: str, folder: Path | None) -> No
         why = _why_not_callable(source, name, function)
     if why is not None:
         raise UserError(
-            f"{where} says that its network is built by {source.factory!r}, which is not run on the word of "
-            f"a file: {why}. If you know it, load the weights with model={source.factory!r} (--model), hand "
-            "over the module itself (model=MODULE), or give trust_source=True (--trust-source)"
+            f"{where} says that its network is built by {source.factory!r}, which is not built without your "
+            f"consent: {why}. If you know it, load the weights with model={source.factory!r} (--model), pass "
+            "the module itself (model=MODULE), or give trust_source=True (--trust-source)"
         )
 
 
@@ -154,7 +154,7 @@ def _why_not_module(name: str, folder: Path | None) -> str | None:
             else "of globalcnn, only the classes of globalcnn.models are built"
         )
     if top in FOREIGN:
-        return f"{top!r} is a library that this one depends on, and not a place of networks of yours"
+        return f"{top!r} is a library that globalcnn depends on; its functions do more than build networks"
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
@@ -211,7 +211,7 @@ def _why_not_callable(source: FactorySource, module: str, function: str) -> str 
     if defined != module and not defined.startswith(f"{module}."):
         return f"{function!r} is not defined in {module!r} but in {defined!r}"
     if module.split(".")[0] == "torchvision" and "._" in defined:
-        return f"{function!r} builds networks by name, which are named in its place"
+        return f"{function!r} builds any network by its name; a card names that network itself"
     if isinstance(found, type):
         return None if issubclass(found, nn.Module) else f"{function!r} is no class of modules"
     if module.split(".")[0] == "globalcnn":

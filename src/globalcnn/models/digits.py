@@ -1,8 +1,8 @@
 """The three MNIST-10 backbones of about 500 parameters: convolution, residual, Global.
 
 BN(1)-ReLU-conv3x3(1 to 1) gives f; g is a second such block. digits_conv: h = g(f). digits_residual:
-h = f + g(f), BN, ReLU. digits_global: f evolves for K = 5 steps with u = v = g(f), D = 1, then BN, ReLU. Then
-ReLU, average pool to 7 x 7 (4 x 4 windows at 28 x 28), linear.
+h = f + g(f), BN, ReLU. digits_global: K = 5 steps of the PDE from f with u = v = g(f), D = 1, then BN, ReLU.
+Then ReLU, average pool to 7 x 7 (4 x 4 windows at 28 x 28), linear.
 
 Source: Kag and Saligrama, CVPR 2022, MNIST-10 experiment and the figure of its feature maps.
 """

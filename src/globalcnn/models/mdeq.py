@@ -163,12 +163,10 @@ class MDEQ(ImageClassifier):
     stem_stride: 1, or 2 for both convolutions of the stem (ImageNet).
     expansion: of the residual blocks in the cell; 5.
     dropout: share of the cell's channels that are left out in training, the same ones in every evaluation of
-    a
-        forward and at every pixel (variational dropout).
+        a forward and at every pixel (variational dropout).
     solver, backward, gradient, on_failure: see `Equilibrium`, which is `model.equilibrium`; there
-    `evaluations`,
-        `residual`, `converged` and `unconverged` can be read after a forward. By default Broyden, tolerance
-        1e-3, at most `nominal_evaluations`, on which the published multiply-adds stand.
+        `evaluations`, `residual`, `converged` and `unconverged` can be read after a forward. By default
+        Broyden, tolerance 1e-3, at most `nominal_evaluations`, on which the published multiply-adds stand.
 
     For the first steps of training set `model.equilibrium.unroll = 10` (5 for ImageNet), and None afterwards.
 

@@ -4,9 +4,10 @@
 - `FactorySource`: a function or class that can be imported, "package.module:function", with arguments.
 - `FileSource`: a function in a file of the user's, "my_net.py:build". The path is kept for information:
   weights never run the file, the user names it again.
-- `ModuleSource`: a module that was handed over ready-made; it cannot be built anew.
+- `ModuleSource`: a module that was passed as an object; nothing says how to build it.
 
-In JSON each is an object with its `kind`. `consent.py` says which of them may be built on the word of a file.
+In JSON each is an object with its `kind`. `consent.py` says which of them a weights
+file may have built without the user's consent.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class FileSource(Source):
 
 @dataclass(frozen=True)
 class ModuleSource(Source):
-    """A module of the class `name` that was handed over ready-made: it cannot be built anew."""
+    """A module of the class `name` that was passed as an object: nothing says how to build it."""
 
     kind: ClassVar[str] = "module"
     name: str
@@ -170,8 +171,8 @@ class ModuleSource(Source):
 
     def build(self, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
         raise UserError(
-            f"a module of the class {self.name} was handed over ready-made, so nothing says how it is built: "
-            "hand the module over again (model=), or name what builds it ('package.module:function', "
+            f"a module of the class {self.name} was passed as an object, so nothing says how it is built: "
+            "pass such a module again (model=), or name what builds it ('package.module:function', "
             "'my_net.py:build')"
         )
 

@@ -1,4 +1,4 @@
-"""State dicts as programs write them: found in a file, freed of wrappers, fitted to a network.
+"""State dicts as programs write them: found in a file, wrappers' prefixes removed, fitted to a network.
 
 Nothing is loaded in part: an error leaves the network as it was.
 """
@@ -29,10 +29,19 @@ StateDict = dict[str, Tensor]
 def state_dict_in(content: Any, where: str, *, ema: bool | None = None) -> StateDict:
     """The state dict in what a checkpoint file holds: itself one, or a dictionary with one.
 
-    ema: where a file has both, whether the moving average is meant; None refuses such a file by name.
+    ema: where a file has both, whether the moving average is meant; None refuses such a file by name. True
+    also refuses a file without an average.
     """
+    found, told = _search(content, where, ema)
+    if ema and not told and not any(_is_average(name.split(".")[0]) for name in found):
+        raise UserError(f"{where} holds no moving average of weights")
+    return found
+
+
+def _search(content: Any, where: str, ema: bool | None) -> tuple[StateDict, bool]:
+    """(the state dict, whether an entry's name said if it is an average)."""
     if _is_state_dict(content):
-        return dict(content)
+        return dict(content), False
     if not isinstance(content, Mapping):
         raise UserError(f"{where} holds a {type(content).__name__}, no state dict (names to tensors)")
     plain = [k for k in PLAIN if _holds_weights(content.get(k))]
@@ -42,7 +51,10 @@ def state_dict_in(content: Any, where: str, *, ema: bool | None = None) -> State
             f"{where} holds no state dict (names to tensors), also not under {', '.join(PLAIN + AVERAGED)}; "
             f"it has {_some([str(k) for k in content])}"
         )
-    return state_dict_in(content[_chosen(plain, averaged, where, ema)], where, ema=ema)
+    name = _chosen(plain, averaged, where, ema)
+    told = name in averaged or bool(averaged)
+    found, below = _search(content[name], where, None if told else ema)
+    return found, told or below
 
 
 def _chosen(plain: list[str], averaged: list[str], where: str, ema: bool | None) -> str:
@@ -53,11 +65,15 @@ def _chosen(plain: list[str], averaged: list[str], where: str, ema: bool | None)
             "ema=True or ema=False (--ema, --no-ema)"
         )
     names = averaged if averaged and (ema or not plain) else plain
-    if ema is not None and ema != (names is averaged):
-        raise UserError(f"{where} holds no {'moving average of weights' if ema else 'plain weights'}")
+    if ema is False and names is averaged:
+        raise UserError(f"{where} holds a moving average ({averaged[0]!r}) and no plain weights")
     if len(names) > 1:
         raise UserError(f"{where} holds several state dicts: {', '.join(names)}; take one out yourself")
     return names[0]
+
+
+def _is_average(prefix: str) -> bool:
+    return "ema" in prefix.split("_") or "average" in prefix
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -102,7 +118,7 @@ def fitted(
             f"{where}: the entries under {_some(sorted(under))} fit the network, but there are more "
             f"({_some(left)}); save the state dict of the network alone"
         )
-    averaged = sorted(p for p in under if "ema" in p or "average" in p)
+    averaged = sorted(p for p in under if _is_average(p))
     plain = sorted(set(under) - set(averaged))
     return under[_chosen(plain, averaged, where, ema)]
 
