@@ -66,13 +66,13 @@ def training_speeds(
         name: _stepper(name, device, batch_size, precision, channels_last, compiled, side) for name in models
     }
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(-warmup, steps):
+    for i in range(-warmup, steps):
         for name in models:
             start = time.perf_counter()
             step[name]()
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
-            if turn >= 0:
+            if i >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: _summary(spent, batch_size) for name, spent in seconds.items()}
 

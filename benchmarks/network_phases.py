@@ -2,11 +2,11 @@
 
     python -m benchmarks.network_phases [--out results/bench/network_phases.json]
 
-ResNet-32 and ResNet-Global in one and the same form (norms folded, Global layers fused, channels-last, compiled), each
-in processes of its own (three, the least of their medians counts): the time of a call, then once more with oneDNN telling the time of every primitive
-(ONEDNN_VERBOSE), and the Global layers' operators alone on inputs of the shapes that they get. What is left of the
-call is spent between them. Beside it stand a matrix product of as many multiply-adds, and the network traced to
-TorchScript with oneDNN Graph, which looks nothing up at a call but which torch deprecates. Nothing else should run.
+ResNet-32 and ResNet-Global in the same variant (norms folded, Global layers fused, channels-last, compiled), each in
+processes of its own (three, the least of their medians counts): the time of a call, then once more with oneDNN telling
+the time of every primitive (ONEDNN_VERBOSE), and the Global layers' operators alone on inputs of the shapes that they
+get. What is left of the call is spent between them. Beside it stands a matrix product of as many multiply-adds.
+Threads are not bound to cores. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,27 +52,28 @@ def main() -> None:
             rounds = range(ROUNDS)
             plain = [json.loads(in_a_process(network, batch, {}).splitlines()[-1]) for _ in rounds]
             told = [in_a_process(network, batch, {"ONEDNN_VERBOSE": "profile_exec"}) for _ in rounds]
-            facts = {key: min(found[key] for found in plain) for key in plain[0]}
+            least = {key: min(found[key] for found in plain) for key in plain[0]}
             primitives = min(map(sum_of_primitives, told))
-            rest = facts["call"] - primitives - facts["layers"]
-            row = {"network": network, "batch": batch, "primitives": primitives, "rest": rest, **facts}
+            rest = least["call"] - primitives - least["layers"]
+            row = {"network": network, "batch": batch, "primitives": primitives, "rest": rest, **least}
             rows.append(row)
             print(
                 f"{network}, batch {batch}: a call {1e3 * row['call']:.2f} ms = convolutions "
                 f"{1e3 * primitives:.2f} + Global layers {1e3 * row['layers']:.2f} + the rest {1e3 * rest:.2f}; "
-                f"as a matrix product {1e3 * row['arithmetic']:.2f} ms; traced {1e3 * row['traced']:.2f} ms"
+                f"as a matrix product {1e3 * row['arithmetic']:.2f} ms"
             )
-    # only now: OpenMP binds the thread that loads it to a core, and processes started from there to the same one
+    # only now: where OMP_PROC_BIND is set, OpenMP binds the thread that loads it to a core, and processes started
+    # from there to the same one
     from globalcnn.files import write_json
-    from globalcnn.measure import environment
+
+    from .machine import facts
 
     write_json(
         args.out,
         {
             "what": "seconds of a call of the compiled network, the least of the medians of three processes; "
-            "primitives: of what oneDNN runs in it; layers: of the Global layers' operators; rest: what is left; traced: TorchScript with oneDNN Graph",
-            "seed": 0,
-            "environment": environment(),
+            "primitives: of what oneDNN runs in it; layers: of the Global layers' operators; rest: what is left",
+            **facts(seed=0),
             "rows": rows,
         },
     )
@@ -135,22 +135,8 @@ def worker(network: str, batch: int) -> None:
         rows = max(1, round(batch * counts.macs / 512**2))
         left, right, to = torch.randn(rows, 512), torch.randn(512, 512), torch.empty(rows, 512)
         arithmetic = median(lambda: torch.mm(left, right, out=to))
-        traced = median(traced_for(prepare(model, variant)[0], x))
-    facts = {"call": call, "layers": layers, "arithmetic": arithmetic, "traced": traced}
+    facts = {"call": call, "layers": layers, "arithmetic": arithmetic}
     print(json.dumps({**facts, "macs": counts.macs}))
-
-
-def traced_for(module: Any, x: Any) -> Callable[[], Any]:
-    """The network in TorchScript, its convolutions in oneDNN Graph."""
-    import torch
-
-    warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
-    torch.jit.enable_onednn_fusion(True)
-    script = torch.jit.freeze(torch.jit.trace(module, x, check_trace=False))
-    for _ in range(4):  # it is watched, then rewritten
-        script(x)
-    torch.jit.enable_onednn_fusion(False)
-    return lambda: script(x)
 
 
 def operator(layer: Any, x: Any) -> Callable[[], Any]:

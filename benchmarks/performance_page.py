@@ -164,29 +164,17 @@ def least_growth(alone: dict[str, Any], kernel: dict[str, Any]) -> list[str]:
 
 def spent(content: dict[str, Any]) -> list[str]:
     """Where the networks' time goes."""
-    parts = ("call", "primitives", "layers", "rest", "arithmetic", "traced")
+    parts = ("call", "primitives", "layers", "rest", "arithmetic")
     rows: list[tuple[object, ...]] = []
     for batch in dict.fromkeys(r["batch"] for r in content["rows"]):
-        theirs, ours = (
-            r for r in content["rows"] if r["batch"] == batch
-        )  # in the order that they are measured
+        # in the order that they are measured
+        theirs, ours = (r for r in content["rows"] if r["batch"] == batch)
         for r in (theirs, ours):
             rows.append((r["network"], batch, *(milliseconds(r[part]) for part in parts)))
         busy = [sum(r[part] for part in ("primitives", "layers")) for r in (theirs, ours)]
-        call, product, traced = (
-            f"{theirs[part] / ours[part]:.2f}" for part in ("call", "arithmetic", "traced")
-        )
-        rows.append(
-            ("**ratio**", batch, call, f"{busy[0] / busy[1]:.2f}", "with those", "-", product, traced)
-        )
-    heads = (
-        "a call",
-        "in oneDNN",
-        "in Global layers",
-        "the rest",
-        "roofline: arithmetic",
-        "TorchScript, oneDNN Graph",
-    )
+        call, product = (f"{theirs[part] / ours[part]:.2f}" for part in ("call", "arithmetic"))
+        rows.append(("**ratio**", batch, call, f"{busy[0] / busy[1]:.2f}", "with those", "-", product))
+    heads = ("a call", "in oneDNN", "in Global layers", "the rest", "roofline: arithmetic")
     return table(("network", "batch", *heads), rows)
 
 

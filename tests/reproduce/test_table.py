@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from globalcnn import create_model
+from globalcnn.measure import depth
+from globalcnn.ops import use_backend
 from globalcnn.reproduce import table as published
 from globalcnn.reproduce.rows import published_rows
 from globalcnn.reproduce.table import Measured, measured_accuracies, published_table, reproduced
@@ -37,6 +40,13 @@ def test_rows_are_the_expected_counts(few):
             "pde_multiplies": ours.macs - ours.macs_products,
         }
         assert ours.accuracy is None
+
+
+@pytest.mark.parametrize("backend", ["eager", None])
+def test_depth_is_that_of_the_network_whatever_computes_it(backend):
+    """The convolutions of a Global layer's coefficients are on its longest path, fused or not."""
+    with use_backend(backend):
+        assert depth(create_model("resnet_global_cifar"), (3, 32, 32)) == 13
 
 
 def test_what_cannot_be_reproduced_is_said_with_by_how_much(few):
@@ -86,7 +96,7 @@ def test_a_reconstruction_says_how_well_it_fits_though_it_does(monkeypatch):
 def test_printed_depths_and_times_have_no_column_and_are_answered_in_the_note(few):
     rows = [r for r in published_table() if r.model == "resnet_global_cifar"]
     (first,) = (r for r in rows if "depth" in r.published)
-    assert "Printed depth 6; weighted layers on the longest path 10 (+4): not reproduced" in first.note
+    assert "Printed depth 6; weighted layers on the longest path 13 (+7): not reproduced" in first.note
     assert "Printed inference time 1.9 s: not compared" in first.note
     assert not any("depth" in r.note or "time" in r.note for r in rows if r is not first)
 

@@ -18,7 +18,7 @@ from ..graph import eval_mode
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one candidate in seconds per batch: the median and the quartiles of `runs` timed turns."""
+    """Times of one candidate in seconds per batch: the median and the quartiles of `runs` timed rounds."""
 
     median: float
     lower: float
@@ -42,16 +42,15 @@ def latency(
     burst: float = 0.0,
     least: int = 1,
 ) -> dict[str, Latency]:
-    """Time each of `candidates` on the batch `example` (N, ...), all in one process and in turn.
+    """Time each of `candidates` on the batch `example` (N, ...), all in one process, in rounds.
 
-    Every round gives each candidate a turn, in an order that reverses from round to round, so that a slow
-    phase of the machine falls on all of them. A turn is one call; with `burst`, calls for so many seconds,
-    and its time their mean: a short call that follows one of another candidate finds the caches full of
-    that one's data, which a network in use does not. `warmup` rounds are not timed; then follow `runs`
-    rounds, fewer if `seconds` have passed before, but not less than `least`. Calls are made in inference
-    mode, modules in eval mode (their flags and buffers are restored); on an accelerator the clock waits for
-    it. Defaults: 30 rounds give steady quartiles; 3 rounds fill caches and let libraries choose their
-    algorithms; no bursts; one round at least.
+    Every round calls each candidate, in an order that reverses from round to round, so that a slow phase of
+    the machine falls on all of them. It calls once; with `burst`, for so many seconds, and the time is the
+    mean: a short call that follows one of another candidate finds the caches full of that one's data, which a
+    network in use does not. `warmup` rounds are not timed; then follow `runs` rounds, fewer if `seconds` have
+    passed before, but not less than `least`. Calls are made in inference mode, modules in eval mode (their
+    flags and buffers are restored); on an accelerator the clock waits for it. Defaults: 30 rounds give steady
+    quartiles; 3 rounds fill caches and let libraries choose their algorithms; no bursts; one round at least.
 
     Raises:
         UserError: no candidates, an empty batch, `runs` < 1, `warmup` < 0, `seconds` not positive, `burst` <
@@ -70,10 +69,10 @@ def latency(
             _round(candidates, example, reverse=False, burst=0.0)
         times: dict[str, list[float]] = {name: [] for name in candidates}
         start = time.perf_counter()
-        for turn in range(runs):
-            for name, spent in _round(candidates, example, reverse=turn % 2 == 1, burst=burst).items():
+        for i in range(runs):
+            for name, spent in _round(candidates, example, reverse=i % 2 == 1, burst=burst).items():
                 times[name].append(spent)
-            if seconds is not None and turn + 1 >= least and time.perf_counter() - start >= seconds:
+            if seconds is not None and i + 1 >= least and time.perf_counter() - start >= seconds:
                 break
     return {name: _summary(spent, example.shape[0]) for name, spent in times.items()}
 
@@ -104,7 +103,7 @@ def _check(
 def _round(
     candidates: Mapping[str, Callable[[Tensor], Any]], example: Tensor, *, reverse: bool, burst: float
 ) -> dict[str, float]:
-    """Each candidate's turn; seconds of a call by name."""
+    """One round; seconds of a call by name."""
     names = list(candidates)
     spent = {}
     for name in reversed(names) if reverse else names:
