@@ -27,23 +27,21 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         held = [tensors for m in modules for tensors in (m._parameters, m._buffers)]
-        self._tensors = [
-            (tensors, name, t, None if t.is_inference() else t._version)
-            for tensors in held
-            for name, t in tensors.items()
-            if t is not None
-        ]
+        self._held = [tensors for tensors in held if tensors]
+        tensors = [t for of_one in self._held for t in of_one.values()]
+        self._counting = [t for t in tensors if t is not None and not t.is_inference()]
         hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._without_hooks = [h for h in hooks if not h]
+        self._kept = tensors  # so that no other tensor gets the identity of one of them
+        self._state = self._now()
+
+    def _now(self) -> tuple[list[int], list[int]]:
+        identities = [id(t) for tensors in self._held for t in tensors.values()]
+        return identities, [t._version for t in self._counting]
 
     def holds(self) -> bool:
         """Whether all of it is as it was."""
-        if any(self._without_hooks):
-            return False
-        for tensors, name, t, version in self._tensors:
-            if tensors.get(name) is not t or (version is not None and t._version != version):
-                return False
-        return True
+        return not any(self._without_hooks) and self._now() == self._state
 
 
 @dataclass(frozen=True)
