@@ -68,6 +68,11 @@ def class_names(card: Card) -> Sequence[str]:
 
 def prepared(path: str, card: Card) -> Tensor:
     """The image file as the network wants it: float (C, H, W), resized and normalised as in training."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the image {path[:200]!r}: {reason}") from error
     picture = decoded(path).convert("L" if card.in_chans == 1 else "RGB")
     if card.about.get("resizing") == "crop":
         picture = Image.fromarray(_cropped(picture, card.image_size))
