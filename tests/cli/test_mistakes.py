@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -271,3 +272,15 @@ def test_errors_of_the_system_are_one_line(run, monkeypatch):
 
     monkeypatch.setattr(main_module, "_dispatch", fail)
     refused(run("env"), "'/some/file'", "Permission denied")
+
+
+def test_warnings_are_lines_and_others_are_left_out(run, monkeypatch):
+    def warn(words):
+        warnings.warn_explicit("told\nby us", UserWarning, main_module.__file__, 1)
+        warnings.warn_explicit("told by others", UserWarning, torch.__file__, 1)
+        return 0
+
+    monkeypatch.setattr(main_module, "_dispatch", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("env").err == "globalcnn: warning: told by us\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from rich.table import Table
@@ -14,6 +15,7 @@ from ..errors import UserError, unknown_name
 from .console import console
 from .parsing import parsed
 from .streams import forget_output, standard_streams
+from .warning_lines import plain_warnings
 
 ABOUT = "Global layers for PyTorch: a feature map evolves under a PDE instead of passing repeated blocks."
 
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not standard_streams():
         return _say_error("standard output is closed; send it to a file, or to /dev/null", 2)
     try:
-        status = _dispatch(words)
+        with nullcontext() if debug else plain_warnings():
+            status = _dispatch(words)
         sys.stdout.flush()  # here, where an error can still be told
         return status
     except SystemExit as stop:  # the argument parser's way to say that it has printed help
