@@ -37,7 +37,7 @@ MODELS = tuple(model for *pair, _ in RUNS for model in pair)
 # Measured by others: training in mixed precision at 224 x 224, images per second on one GPU.
 _NVIDIA = "NVIDIA DeepLearningExamples, PyTorch/Classification/ConvNets/efficientnet/README.md"
 _TIMM = "timm, results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv"
-ELSEWHERE = (
+ELSEWHERE: tuple[dict[str, Any], ...] = (
     {"gpu": "A100 80GB", "peak_flops": 312e12, "model": "efficientnet_b0", "images_per_second": 2489, "source": _NVIDIA},
     {"gpu": "RTX 3090", "peak_flops": 71e12, "model": "efficientnet_b0", "images_per_second": 1751.72, "source": _TIMM},
     {"gpu": "RTX 3090", "peak_flops": 71e12, "model": "mobilenetv3_large_100", "images_per_second": 2732.43, "source": _TIMM},
@@ -96,7 +96,7 @@ def _counts(name: str) -> dict[str, int]:
 
 def _flops(counts: dict[str, int]) -> float:
     """Floating-point operations of forward and backward for one image."""
-    return ASSUMED["forward_and_backward"] * ASSUMED["flops_per_multiply_add"] * counts["macs"]
+    return float(ASSUMED["forward_and_backward"] * ASSUMED["flops_per_multiply_add"] * counts["macs"])
 
 
 def _run(

@@ -148,9 +148,9 @@ def costs(content: dict[str, Any]) -> str:
         )
         for run in content["runs"]
     ]
-    head = ("network", "images/s on one GPU", "images/s of a node of 8", "cores per GPU that load as fast")
+    what = ("network", "images/s on one GPU", "images/s of a node of 8", "cores per GPU that load as fast")
     return "\n\n".join(
-        (*parts, "**What loading must deliver**, so that the GPUs of one node do not wait", table(head, rows))
+        (*parts, "**What loading must deliver**, so that the GPUs of one node do not wait", table(what, rows))
     )
 
 

@@ -101,7 +101,7 @@ def _stepper(
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             logits = model(x)
-        F.cross_entropy(logits.float(), y, label_smoothing=0.1).backward()
+        F.cross_entropy(logits.float(), y, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step

@@ -196,7 +196,7 @@ def tick_length(ticks: Any) -> float:
             start = time.perf_counter()
             layer(x)
             lengths.append(1e9 * (time.perf_counter() - start) / (sum(ticks) - before))
-    return statistics.median(lengths)
+    return float(statistics.median(lengths))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from pathlib import Path
 from globalcnn.files import write_json
 from globalcnn.measure import environment
 from globalcnn.ops.native import instruction_set, load
-from globalcnn.ops.native.build import COMMON, FLAGS, find_compiler
+from globalcnn.ops.native.build import find_compiler
+from globalcnn.ops.native.library import COMMON, FLAGS
 
 BYTES = {"avx512": 64, "avx2": 32}
 ROUNDS = 5

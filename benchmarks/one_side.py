@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,21 +48,19 @@ def cells(settings: dict[str, Any]) -> list[tuple[str, Callable[[], Callable[[],
     found: list[tuple[str, Callable[[], Callable[[], Any]]]] = []
     for shape in settings["shapes"] if "layer" in settings["tables"] else ():
         for words, fmt in FORMATS.items():
-            for kind in ("forward", "forward + backward"):
-                step = forward if kind == "forward" else forward_backward
+            for kind, step in (("forward", forward), ("forward + backward", forward_backward)):
                 where = f"{'x'.join(map(str, shape))}, {words}, {kind}"
                 for k in settings["steps"]:
                     found.append(
-                        (f"layer: {where}, K = {k}", lambda s=shape, k=k, f=fmt, t=step: t(layer(s, k), s, f))
+                        (f"layer: {where}, K = {k}", partial(step, partial(layer, shape, k), shape, fmt))
                     )
-                found.append(
-                    (f"control: {where}, convolution", lambda s=shape, f=fmt, t=step: t(convolution(s), s, f))
-                )
+                control = partial(step, partial(convolution, shape), shape, fmt)
+                found.append((f"control: {where}, convolution", control))
     for name in settings["networks"] if "training" in settings["tables"] else ():
         table = "training" if "global" in name else "control"
         for words, fmt in FORMATS.items():
             about = f"{table}: step of {name}, batch {settings['batch']}, {words}"
-            found.append((about, lambda n=name, f=fmt: training_step(n, settings["batch"], f)))
+            found.append((about, partial(training_step, name, settings["batch"], fmt)))
     return found
 
 
@@ -82,9 +81,9 @@ def image(shape: list[int], fmt: torch.memory_format) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=fmt)
 
 
-def forward(module: nn.Module, shape: list[int], fmt: torch.memory_format) -> Callable[[], Any]:
+def forward(build: Callable[[], nn.Module], shape: list[int], fmt: torch.memory_format) -> Callable[[], Any]:
     """A forward in eval mode."""
-    module, x = module.to(memory_format=fmt).eval(), image(shape, fmt)
+    module, x = build().to(memory_format=fmt).eval(), image(shape, fmt)
 
     def run() -> Any:
         with torch.inference_mode():
@@ -93,9 +92,11 @@ def forward(module: nn.Module, shape: list[int], fmt: torch.memory_format) -> Ca
     return run
 
 
-def forward_backward(module: nn.Module, shape: list[int], fmt: torch.memory_format) -> Callable[[], Any]:
+def forward_backward(
+    build: Callable[[], nn.Module], shape: list[int], fmt: torch.memory_format
+) -> Callable[[], Any]:
     """Forward in training mode, and backward to the input and all weights."""
-    module, x = module.to(memory_format=fmt).train(), image(shape, fmt).requires_grad_()
+    module, x = build().to(memory_format=fmt).train(), image(shape, fmt).requires_grad_()
     with torch.no_grad():
         grad = torch.randn_like(module(x))
 
@@ -116,7 +117,7 @@ def training_step(name: str, batch: int, fmt: torch.memory_format) -> Callable[[
 
     def run() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return run

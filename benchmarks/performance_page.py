@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .pages import ROOT, milliseconds, put
@@ -24,7 +25,7 @@ def hardware(content: dict[str, Any]) -> str:
     return machine(content) + ("" if content["seed"] is None else f", seed {content['seed']}")
 
 
-def table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Lines of a table in Markdown, an empty one after it."""
     return [*markdown_table(columns, rows).splitlines(), ""]
 
@@ -41,9 +42,8 @@ def variant(side: dict[str, Any], name: str) -> float | None:
 
 def rounds(cell: dict[str, Any]) -> int:
     """How often the variants of a cell were timed."""
-    return min(
-        f["rounds"] for side in ("ours", "theirs") for f in cell[side]["variants"] if f["seconds"] is not None
-    )
+    timed = [v for side in ("ours", "theirs") for v in cell[side]["variants"] if v["seconds"] is not None]
+    return min(int(v["rounds"]) for v in timed)
 
 
 def cells(content: dict[str, Any], word: str) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def targets(content: dict[str, Any], compared: dict[str, Any]) -> list[str]:
             for f in five["ours"]["variants"]
             if f["variant"].startswith("K = 1") and f["seconds"]
         ]
-        growth = fastest(five["ours"]) / min(alone)  # type: ignore[operator]
+        growth = fastest(five["ours"]) / min(alone)
         rows.append((f"layer, K 5 / K 1, {name}", "<= 1.5", f"{growth:.2f}"))
     for cell in cells(compared, "networks"):
         if cell["name"].startswith("resnet_global_cifar"):
@@ -138,7 +138,13 @@ def phases(content: dict[str, Any]) -> list[str]:
 def steps(content: dict[str, Any]) -> list[str]:
     """The loops alone, on planes that stay in the caches."""
     names = ("convolutions", "only", "first", "again", "memory", "halo", "two_rows", "prepare", "from_planes")
-    heads = ("the only step, K 1", "the first of several", "a further one", "its memory alone", "halo")
+    heads: tuple[str, ...] = (
+        "the only step, K 1",
+        "the first of several",
+        "a further one",
+        "its memory alone",
+        "halo",
+    )
     heads += ("K 1, two rows at once", "coefficients in a pass", "a step from planes")
     rows = [
         (f"{r['side']} x {r['side']}", f"{r['bytes'] / 1024:.0f}", *(f"{r[name]:.2f}" for name in names))

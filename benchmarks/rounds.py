@@ -54,15 +54,11 @@ def timed_in_rounds(
     sides = (ours, theirs)
     runs, failures, round_seconds = _prepared(sides, settings)
     times = _times(runs, settings, round_seconds, images)
-    return Cell(
-        name,
-        *(
-            Side(side, tuple(_timed(v, (i, j), times, failures, runs) for j, v in enumerate(variants)))
-            for i, (side, variants) in enumerate(sides)
-        ),
-        images=images,
-        facts=dict(facts or {}),
+    ours_timed, theirs_timed = (
+        Side(side, tuple(_timed(v, (i, j), times, failures, runs) for j, v in enumerate(variants)))
+        for i, (side, variants) in enumerate(sides)
     )
+    return Cell(name, ours_timed, theirs_timed, images=images, facts=dict(facts or {}))
 
 
 def _prepared(
