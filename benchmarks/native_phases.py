@@ -20,8 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.native_patches import PHASE_TIMERS, SINGLE_CHANNELS, Patch, apply, vectors_at_once
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("weights", "read", "convolutions", "halos", "steps", "write")
@@ -30,12 +33,12 @@ STEPS = (1, 5)
 RUNS = 100
 
 
-# other choices, and the flags that make them
-VARIANTS = {
-    "as it is": [],
-    "two vectors at once": ["-DGLOBALCNN_VECTORS=2"],
-    "four vectors at once": ["-DGLOBALCNN_VECTORS=4"],
-    "planes of one channel": ["-DGLOBALCNN_SHALLOW"],
+# other choices, and the patches of the sources that make them
+VARIANTS: dict[str, tuple[Patch, ...]] = {
+    "as it is": (),
+    "two vectors at once": (vectors_at_once(2),),
+    "four vectors at once": (vectors_at_once(4),),
+    "planes of one channel": (SINGLE_CHANNELS,),
 }
 
 
@@ -65,9 +68,9 @@ def main() -> None:
         print(f"{args.out} will be replaced")
     facts = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, flags in VARIANTS.items():
+        for name, patches in VARIANTS.items():
             print(f"== {name}")
-            facts[name] = in_a_process(Path(folder), flags, args, len(SHAPES) if not flags else 3)
+            facts[name] = in_a_process(Path(folder), patches, args, len(SHAPES) if not patches else 3)
     from globalcnn.files import write_json
 
     rows = facts["as it is"].pop("rows")
@@ -76,14 +79,17 @@ def main() -> None:
     print(f"wrote {args.out}")
 
 
-def in_a_process(folder: Path, flags: list[str], args: argparse.Namespace, shapes: int) -> dict[str, Any]:
+def in_a_process(
+    folder: Path, patches: Sequence[Patch], args: argparse.Namespace, shapes: int
+) -> dict[str, Any]:
     """Compile, and measure in a process of its own: a library once loaded stays."""
     from globalcnn.ops.native import instruction_set, load
     from globalcnn.ops.native.build import build
 
     isa = args.isa or (instruction_set() if load() is None else "avx2")
     print("compiling the kernels with counters (up to a minute)")
-    library = build(extra=["-DGLOBALCNN_PHASES", *flags], isas=(isa,), to=folder / "phases.so", force=True)
+    sources = apply((*PHASE_TIMERS, *patches), Path(tempfile.mkdtemp(dir=folder)) / "csrc")
+    library = build(sources=sources, isas=(isa,), to=folder / "phases.so", force=True)
     words = [
         sys.executable,
         "-m",

@@ -1,6 +1,6 @@
 // The loops of the native kernels alone, on planes that stay in the caches; compiled by native_step.py, which gives
 // the macros and the instruction set. Prints one line of JSON for every size of a map.
-#include "../src/globalcnn/ops/native/csrc/kernels.inc"
+#include "../src/globalcnn/ops/native/csrc/kernel_table.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -11,7 +11,7 @@ using namespace globalcnn;
 
 namespace {
 
-constexpr int64_t L = Lanes<float>::count;
+constexpr int64_t L = LANES<float>;
 
 double seconds() {
   timespec t;
@@ -19,14 +19,14 @@ double seconds() {
   return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
-// Least nanoseconds of a run, over turns of some hundred microseconds.
+// Least nanoseconds of a run, over rounds of some hundred microseconds.
 template <class Run>
 double least(const Run& run) {
   double start = seconds();
   int64_t calls = 0;
   while (seconds() - start < 3e-4 || !calls) run(), ++calls;
   double best = 1e9;
-  for (int turn = 0; turn < 200; ++turn) {
+  for (int round = 0; round < 200; ++round) {
     start = seconds();
     for (int64_t i = 0; i < calls; ++i) run();
     const double spent = (seconds() - start) / double(calls);
@@ -38,33 +38,33 @@ double least(const Run& run) {
 // Reads and writes what a step after the first does, and computes next to nothing.
 __attribute__((noinline)) void memory_of_a_step(const Plane<float> g, const float* f, const float* kept, const float* h,
                                                 const float* h_old, float* out) {
-  typedef Lanes<float>::I I;
-  auto bits = [](const float* p) { return I(load_once(p)); };
-  Row<float, Along::whole> row(h, g);
+  typedef IntVec<float> I;
+  auto bits = [](const float* p) { return I(load_to_register(p)); };
+  RowReader<float, YNeighbours::in_registers> row(h, g);
   g.each([&](int64_t p) __attribute__((always_inline)) {
     row.advance(p);
     const float* k = kept + p * COEFFICIENTS<true>;
     I x = bits(k) ^ bits(k + L) ^ bits(k + 2 * L) ^ bits(k + 3 * L) ^ bits(k + 4 * L);
     x ^= bits(h + p - g.X) ^ bits(h + p + g.X) ^ I(row.minus(p)) ^ I(row.here) ^ I(row.plus(p));
     x ^= bits(h_old + p) ^ bits(f + p);
-    store(out + p, V<float>(x & 0x3fffffff));
-  }, [&](int64_t p) { row.start(p); });
+    store(out + p, Vec<float>(x & 0x3fffffff));
+  }, [&](int64_t p) { row.begin_run(p); });
 }
 
 // The only step of K = 1 two rows at a time, which share the loads of h and u between them. H must be even.
-__attribute__((noinline)) void two_rows(const Plane<float> g, const Numbers<float> n, const Drive<float> d, const float* h,
+__attribute__((noinline)) void two_rows(const Plane<float> g, const SchemeConstants<float> n, const Fields<float> d, const float* h,
                                         float* out) {
-  typedef V<float> F;
+  typedef Vec<float> F;
   const int64_t X = g.X;
   for (int64_t run = g.begin; run < g.begin + g.runs * g.S; run += 2 * g.S) {
     F before[2] = {load(h + run - L), load(h + run + X - L)}, here[2] = {load(h + run), load(h + run + X)};
     for (int64_t p = run; p < run + g.length; p += L) {
       const F after[2] = {load(h + p + L), load(h + p + X + L)}, above = load(h + p - X), below = load(h + p + 2 * X);
-      const F u[4] = {load(d.u + p - X), load_once(d.u + p), load_once(d.u + p + X), load(d.u + p + 2 * X)};
+      const F u[4] = {load(d.u + p - X), load_to_register(d.u + p), load_to_register(d.u + p + X), load(d.u + p + 2 * X)};
       auto row = [&](int i, F xm, F xp) __attribute__((always_inline)) {
         const int64_t q = p + i * X;
         const F two_E = (u[i] - u[i + 2]) + (load(d.v + q - L) - load(d.v + q + L));
-        const F Bx = load_once(d.Dx + q), By = load_once(d.Dy + q), both = Bx + By;
+        const F Bx = load_to_register(d.Dx + q), By = load_to_register(d.Dy + q), both = Bx + By;
         F H = (1.0f - both + n.two_dt - two_E) * here[i];
         H += Bx * (xm + xp) + u[i + 1] * (xp - xm);
         H += By * (before[i] + after[i]) + load(d.v + q) * (after[i] - before[i]);
@@ -79,49 +79,46 @@ __attribute__((noinline)) void two_rows(const Plane<float> g, const Numbers<floa
 
 }  // namespace
 
-#ifdef GLOBALCNN_FAULTS
-int globalcnn_fault = 0;
-#endif
-
 int main() {
   for (const int64_t side : {4, 8, 16, 32, 56}) {
     const Shape shape{1, L, side, side, Dtype::f32};
     const Pde pde{5, 1, 1, 0.2, 0, 0, Boundary::periodic};
     const Plane<float> g(shape, pde, 1, L);
-    const Numbers<float> n(pde);
+    const SchemeConstants<float> n(pde);
     constexpr int64_t PLANES = 14;
     float* planes = static_cast<float*>(std::aligned_alloc(4096, (PLANES * g.size * 4 + 8191) / 4096 * 4096));
     for (int64_t i = 0; i < PLANES * g.size; ++i) planes[i] = 0.01f * float(i % 97);
     auto plane = [&](int64_t i) { return planes + i * g.size; };
     float *h = plane(4), *kept = plane(5), *level = plane(10), *other = plane(11), *to = plane(12);
-    const Drive<float> d{plane(0), plane(1), plane(2), plane(3), h};
+    const Fields<float> d{plane(0), plane(1), plane(2), plane(3), h};
     LayerArgs args{};
     args.shape = shape, args.pde = pde, args.kernel = 3, args.fields = 4, args.act = Act::relu;
     float* weights = static_cast<float*>(std::aligned_alloc(64, 40 * L * sizeof(float)));
     for (int64_t i = 0; i < 40 * L; ++i) weights[i] = 0.01f * float(i % 13);
     float* fields[4] = {plane(0), plane(1), plane(2), plane(3)};
     typedef Layer<float, float> Whole;
+    const StoreLevel<float> keep;
     const double vectors = double(side * side);
     const double convolution =
-        least([&] { Whole::fields<true>(g, args, h, h, weights, Whole::Ahead{nullptr, nullptr, 0}, fields); });
+        least([&] { Whole::compute_fields<true>(g, args, h, h, weights, Prefetch{nullptr, nullptr, 0}, fields); });
     const double only = least([&] {
-      advance_once<float, true, true, Along::whole, true, true>(g, n, d, h, h, to, Plain<float>{});
+      single_step<float, true, true, YNeighbours::in_registers, true, true>(g, n, d, h, h, to, StoreLevel<float>{});
     });
     const double first = least([&] {
-      Stepping<float, true, true, Along::whole, true, true, Plain<float>>::run(g, n, d, kept, h, h, level, {});
+      one_of_several_steps<float, true, true, YNeighbours::in_registers, true, true>(g, n, d, kept, h, h, level, keep);
     });
     const double again = least([&] {
-      Stepping<float, true, true, Along::whole, false, false, Plain<float>>::run(g, n, d, kept, level, other, other,
-                                                                                   {});
+      one_of_several_steps<float, true, true, YNeighbours::in_registers, false, false>(g, n, d, kept, level, other,
+                                                                                    other, keep);
     });
     const double memory = least([&] { memory_of_a_step(g, h, kept, level, other, other); });
     const double halo = least([&] { fill_halo(level, g, Boundary::periodic); });
     const double in_pairs = least([&] { two_rows(g, n, d, h, to); });
     // as it was before: six planes of coefficients, computed in a pass of their own
-    const Step<float> apart{plane(5), plane(6), plane(7), plane(8), plane(9), plane(13)};
-    const double preparing = least([&] { prepare<float, true, true>(g, n, d, apart); });
+    const StepPlanes<float> apart{plane(5), plane(6), plane(7), plane(8), plane(9), plane(13)};
+    const double preparing = least([&] { prepare_step<float, true, true>(g, n, d, apart); });
     const double from_planes = least(
-        [&] { advance<float, true, true, Along::loaded>(g, n, apart, level, other, other, Plain<float>{}); });
+        [&] { step_from_planes<float, true, true, YNeighbours::loaded>(g, n, apart, level, other, other); });
     std::printf(
         "{\"side\": %ld, \"bytes\": %ld, \"convolutions\": %.3f, \"only\": %.3f, \"first\": %.3f, \"again\": %.3f, "
         "\"memory\": %.3f, \"halo\": %.3f, \"two_rows\": %.3f, \"prepare\": %.3f, \"from_planes\": %.3f}\n",

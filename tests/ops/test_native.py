@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import native_patches, native_phases
 from globalcnn import PDE, Boundary, GlobalLayer, UserError, solve
 from globalcnn.ops import BACKENDS, torch_ops
 from globalcnn.ops.judge import judge
@@ -23,11 +24,16 @@ HERE = Path(__file__).parent
 ABSENT = BACKENDS["native"].unavailable()
 pytestmark = pytest.mark.skipif(ABSENT is not None, reason=f"native kernels: {ABSENT}")
 
-_spec = importlib.util.spec_from_file_location("native_checks", HERE / "native_checks.py")
-checks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(checks)
 
-FAULTS = 34
+def _beside(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+checks, faults = _beside("native_checks"), _beside("faults")
 OPCHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
@@ -60,18 +66,24 @@ def test_an_unknown_instruction_set_is_said():
 
 
 @pytest.mark.slow
-def test_faults_in_the_kernels_are_seen(tmp_path):
-    """Each of the faults built into the sources (FAULTY in csrc) makes the checks fail."""
-    numbers = {
-        int(piece.split(",")[0])
-        for source in build.SOURCES.glob("*.inc")
-        for piece in source.read_text().split("FAULTY(")[1:]
-    }
-    assert numbers == set(range(1, FAULTS + 1))
-    library = build.build(extra=["-DGLOBALCNN_FAULTS", "-O1"], isas=(), to=tmp_path / "faults.so")
-    done = run_checks("--faults", str(FAULTS), GLOBALCNN_NATIVE_LIBRARY=str(library))
+def test_faults_in_the_kernels_are_found(tmp_path):
+    """Each of the faults of faults.py makes the checks fail; a patch that no longer applies says so."""
+    sources = faults.switchable_sources(tmp_path / "csrc")
+    library = build.build(sources=sources, extra=["-O1"], isas=(), to=tmp_path / "faults.so")
+    checks_of_faults = ",".join(fault.check for fault in faults.FAULTS)
+    done = run_checks("--faults", checks_of_faults, "--few", GLOBALCNN_NATIVE_LIBRARY=str(library))
+    missed = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("fault ")]
+    assert not missed, [faults.FAULTS[number - 1].breaks for number in missed]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "plain: 0 findings" in done.stdout
+
+
+def test_patches_of_the_kernels_apply(tmp_path):
+    for name, patches in native_phases.VARIANTS.items():
+        assert native_patches.apply((*native_patches.PHASE_TIMERS, *patches), tmp_path / name).is_dir()
+    gone = native_patches.Patch("layer.h", "no such line", "")
+    with pytest.raises(native_patches.PatchError, match=r"of layer.h no longer applies: .* occurs 0 times"):
+        native_patches.apply([gone], tmp_path / "gone")
 
 
 @given(

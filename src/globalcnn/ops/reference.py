@@ -44,7 +44,8 @@ def shifted(A: Tensor, axis: int, offset: int, boundary: Boundary, *, odd: bool 
     shape = [1, 1, 1, 1]
     shape[axis] = n
     weights = torch.tensor(weight, dtype=A.dtype, device=A.device).reshape(shape)
-    return A.index_select(axis, torch.tensor(index, device=A.device)) * weights
+    taken = A.index_select(axis, torch.tensor(index, device=A.device)) * weights
+    return torch.where(weights == 0, 0.0, taken)  # zero outside, even if what was taken is not finite
 
 
 def _du_fort_frankel(

@@ -1,31 +1,7 @@
-// What the operators (ops.cpp) and the kernels (kernels.inc, compiled once per instruction set) share.
+// What the operators (ops.cpp) and the kernels (kernel_table.h, compiled once per instruction set) share.
 // Symbols are those of ops/schemes.py: h, h_old, f, u, v, Dx, Dy, dt, dx, dy.
 #pragma once
 #include <cstdint>
-
-// A build for the tests of the tests (-DGLOBALCNN_FAULTS) computes `bad` for `good` while the fault of that number
-// is switched on; any other build knows nothing of it.
-#ifdef GLOBALCNN_FAULTS
-extern int globalcnn_fault;
-#define FAULTY(number, good, bad) (globalcnn_fault == (number) ? (bad) : (good))
-#else
-#define FAULTY(number, good, bad) (good)
-#endif
-
-// Builds for benchmarks/native_phases.py: -DGLOBALCNN_VECTORS=n and -DGLOBALCNN_SHALLOW show other choices (vectors at
-// once in a convolution; planes of one channel), and -DGLOBALCNN_PHASES adds up what the phases of `layer` take, in ticks of
-// the processor's clock, for one thread: PHASE(i) ends phase i, PHASE(-1) only starts the clock.
-#ifdef GLOBALCNN_PHASES
-extern uint64_t globalcnn_phase_ticks[8], globalcnn_phase_since;
-#define PHASE(i)                                                                    \
-  do {                                                                              \
-    const uint64_t now = __builtin_ia32_rdtsc();                                    \
-    if ((i) >= 0) globalcnn_phase_ticks[(i) & 7] += now - globalcnn_phase_since;    \
-    globalcnn_phase_since = now;                                                    \
-  } while (0)
-#else
-#define PHASE(i)
-#endif
 
 namespace globalcnn {
 
@@ -79,8 +55,9 @@ struct LayerArgs {
 
 constexpr int64_t MAX_KERNEL = 7;  // side of the coefficients' convolutions in training
 
-// The evolution in training, h to H (f null: f is h): coefficients by convolution, batch norm, activation. The
-// forward writes mean and var (G, C); the backward reads them. g_weight, g_gamma, g_beta as weight, gamma, beta.
+// The evolution in training, h to H (f null: f is h): coefficients by convolution, batch norm, activation.
+// The forward writes mean and var (G, C); the backward reads them. g_weight, g_gamma, g_beta as weight,
+// gamma, beta.
 struct TrainArgs {
   Shape shape;
   Pde pde;
@@ -99,9 +76,9 @@ struct CopyArgs {
   View from, to;
 };
 
-// One unit of work is `depth` channels of one image, all rows and columns: 1, or as many as a vector has lanes.
-// Each function does the units [begin, end) with `scratch`, of as many bytes as the function of the same name +
-// _scratch says.
+// One unit of work is `depth` channels of one image, all rows and columns: 1, or as many as a vector has
+// lanes. Each function does the units [begin, end) with `scratch`, of as many bytes as the function of the
+// same name + _scratch says.
 struct Kernels {
   const char* name;
   int64_t (*lanes)(Dtype);
@@ -122,7 +99,7 @@ struct Kernels {
 };
 
 const Kernels* kernels_plain();
-const Kernels* kernels_avx2();    // null where the compiler does not know the instruction set
+const Kernels* kernels_avx2();  // null where the compiler does not know the instruction set
 const Kernels* kernels_avx512();
 
 }  // namespace globalcnn

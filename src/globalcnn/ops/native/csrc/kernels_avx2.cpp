@@ -3,7 +3,7 @@
 #define VECTOR_BYTES 32
 #define ISA_NAME "avx2"
 #define ISA_TABLE kernels_avx2
-#include "kernels.inc"
+#include "kernel_table.h"
 #else
 #include "kernels.h"
 namespace globalcnn {

@@ -3,7 +3,7 @@
 #define VECTOR_BYTES 64
 #define ISA_NAME "avx512"
 #define ISA_TABLE kernels_avx512
-#include "kernels.inc"
+#include "kernel_table.h"
 #else
 #include "kernels.h"
 namespace globalcnn {

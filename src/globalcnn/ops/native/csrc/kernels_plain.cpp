@@ -2,4 +2,4 @@
 #define VECTOR_BYTES 16
 #define ISA_NAME "plain"
 #define ISA_TABLE kernels_plain
-#include "kernels.inc"
+#include "kernel_table.h"

@@ -34,7 +34,8 @@ const Kernels* choose_kernels() {
   const Kernels* best = nullptr;
   for (const Kernels* k : usable)
     if (k && (!wanted || !*wanted || std::strcmp(wanted, k->name) == 0)) best = k;
-  if (!best) throw std::runtime_error(std::string("GLOBALCNN_ISA=") + wanted + " cannot run on this processor");
+  if (!best)
+    throw std::runtime_error(std::string("GLOBALCNN_ISA=") + wanted + " cannot run on this processor");
   return best;
 }
 
@@ -45,19 +46,23 @@ const Kernels& best_kernels() {
 
 const Kernels& kernels(const Shape& s) { return s.dtype == Dtype::f64 ? *kernels_plain() : best_kernels(); }
 
-View view(const Tensor& t) {
-  return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
+View view(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
 View view(const std::optional<Tensor>& t) { return t ? view(*t) : View{nullptr, 0, 0, 0, 0}; }
 
 Shape shape(const Tensor& t) {
   Dtype dtype = Dtype::f32;
   switch (t.scalar_type()) {
-    case ScalarType::Float: break;
-    case ScalarType::BFloat16: dtype = Dtype::bf16; break;
-    case ScalarType::Double: dtype = Dtype::f64; break;
-    default: throw std::runtime_error("globalcnn: the native backend computes float32, bfloat16 and float64");
+    case ScalarType::Float:
+      break;
+    case ScalarType::BFloat16:
+      dtype = Dtype::bf16;
+      break;
+    case ScalarType::Double:
+      dtype = Dtype::f64;
+      break;
+    default:
+      throw std::runtime_error("globalcnn: the native backend computes float32, bfloat16 and float64");
   }
   return {t.size(0), t.size(1), t.size(2), t.size(3), dtype};
 }
@@ -81,13 +86,10 @@ char* scratch(int64_t bytes) {
   return kept.memory.get() + (line - address % line) % line;
 }
 
-// How many channels a plane of the kernels holds, whatever the order in memory: as many as a vector has lanes, since
-// then no neighbour has to be brought into its lane and no row ends within a vector. Few channels would leave too
-// many lanes empty.
+// How many channels a plane of the kernels holds, whatever the order in memory: as many as a vector has
+// lanes, since then no neighbour has to be brought into its lane and no row ends within a vector. Few
+// channels would leave too many lanes empty.
 int64_t depth_of(const Shape& s) {
-#ifdef GLOBALCNN_SHALLOW
-  return 1;
-#endif
   const int64_t lanes = kernels(s).lanes(s.dtype);
   return 2 * s.C >= lanes ? lanes : 1;
 }
@@ -104,9 +106,8 @@ void run(const Args& args, int64_t cost, int64_t (*bytes)(const Args&, int64_t),
   const int64_t per_unit = depth * s.H * s.W * cost;
   const int64_t grain = std::max<int64_t>(1, (int64_t(1) << 17) / std::max<int64_t>(1, per_unit));
   const int64_t need = bytes(args, depth);
-  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-    work(args, depth, begin, end, scratch(need));
-  });
+  torch::stable::parallel_for(
+      0, units, grain, [&](int64_t begin, int64_t end) { work(args, depth, begin, end, scratch(need)); });
 }
 
 Pde pde(double Dx0, double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy, int64_t boundary) {
@@ -117,31 +118,51 @@ Tensor solve(const Tensor& h, const Tensor& h_old, const std::optional<Tensor>& 
              const Tensor& v, const std::optional<Tensor>& Dx, const std::optional<Tensor>& Dy, double Dx0,
              double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy, int64_t boundary) {
   Tensor out = torch::stable::empty_like(h);
-  const SolveArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(h_old), view(f),
-                       view(u),  view(v), view(Dx), view(Dy), view(out)};
+  const SolveArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary),
+                       view(h),  view(h_old),
+                       view(f),  view(u),
+                       view(v),  view(Dx),
+                       view(Dy), view(out)};
   run(args, 20 * steps, kernels(args.shape).solve_scratch, kernels(args.shape).solve);
   return out;
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_old, const std::optional<Tensor>& f,
-                         const Tensor& u, const Tensor& v, const std::optional<Tensor>& Dx,
-                         const std::optional<Tensor>& Dy, double Dx0, double Dy0, int64_t steps, double dt,
-                         int64_t dx, int64_t dy, int64_t boundary) {
+Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_old,
+                         const std::optional<Tensor>& f, const Tensor& u, const Tensor& v,
+                         const std::optional<Tensor>& Dx, const std::optional<Tensor>& Dy, double Dx0,
+                         double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy, int64_t boundary) {
   const auto like_h = [&] { return torch::stable::empty_like(h); };
   const auto none = [&] { return torch::stable::new_empty(h, {0}); };
-  Gradients g{like_h(),           like_h(), f ? like_h() : none(), like_h(), like_h(), Dx ? like_h() : none(),
+  Gradients g{like_h(),
+              like_h(),
+              f ? like_h() : none(),
+              like_h(),
+              like_h(),
+              Dx ? like_h() : none(),
               Dy ? like_h() : none()};
-  const auto where = [](const Tensor& t, bool wanted) { return wanted ? view(t) : View{nullptr, 0, 0, 0, 0}; };
+  const auto where = [](const Tensor& t, bool wanted) {
+    return wanted ? view(t) : View{nullptr, 0, 0, 0, 0};
+  };
   const BackwardArgs args{shape(h),
                           pde(Dx0, Dy0, steps, dt, dx, dy, boundary),
-                          view(grad), view(h), view(h_old), view(f), view(u), view(v), view(Dx), view(Dy),
-                          view(std::get<0>(g)), view(std::get<1>(g)), where(std::get<2>(g), f.has_value()),
-                          view(std::get<3>(g)), view(std::get<4>(g)), where(std::get<5>(g), Dx.has_value()),
+                          view(grad),
+                          view(h),
+                          view(h_old),
+                          view(f),
+                          view(u),
+                          view(v),
+                          view(Dx),
+                          view(Dy),
+                          view(std::get<0>(g)),
+                          view(std::get<1>(g)),
+                          where(std::get<2>(g), f.has_value()),
+                          view(std::get<3>(g)),
+                          view(std::get<4>(g)),
+                          where(std::get<5>(g), Dx.has_value()),
                           where(std::get<6>(g), Dy.has_value())};
-  run(args, 60 * steps, kernels(args.shape).backward_scratch,
-      kernels(args.shape).backward);
+  run(args, 60 * steps, kernels(args.shape).backward_scratch, kernels(args.shape).backward);
   return g;
 }
 
@@ -149,30 +170,35 @@ Gradients solve_backward(const Tensor& grad, const Tensor& h, const Tensor& h_ol
 Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 Tensor layer(const Tensor& h, const Tensor& f, const Tensor& weight_given, const Tensor& bias_given,
-             const Tensor& scale_given, const Tensor& shift_given, double Dx0, double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy,
-             int64_t boundary, int64_t act, bool shared_product, bool velocity_from_f, bool start_from_h,
-             bool source, bool residual) {
+             const Tensor& scale_given, const Tensor& shift_given, double Dx0, double Dy0, int64_t steps,
+             double dt, int64_t dx, int64_t dy, int64_t boundary, int64_t act, bool shared_product,
+             bool velocity_from_f, bool start_from_h, bool source, bool residual) {
   Tensor out = torch::stable::empty_like(h);
   const Tensor weight = packed(weight_given), bias = packed(bias_given), scale = packed(scale_given),
                shift = packed(shift_given);
-  const LayerArgs args{shape(h), pde(Dx0, Dy0, steps, dt, dx, dy, boundary), view(h), view(f), view(out),
-                       weight.data_ptr(), bias.data_ptr(), scale.data_ptr(), shift.data_ptr(), weight.size(0),
-                       weight.size(2), static_cast<Act>(act), shared_product, velocity_from_f, start_from_h,
-                       source, residual};
+  const LayerArgs args{shape(h),         pde(Dx0, Dy0, steps, dt, dx, dy, boundary),
+                       view(h),          view(f),
+                       view(out),        weight.data_ptr(),
+                       bias.data_ptr(),  scale.data_ptr(),
+                       shift.data_ptr(), weight.size(0),
+                       weight.size(2),   static_cast<Act>(act),
+                       shared_product,   velocity_from_f,
+                       start_from_h,     source,
+                       residual};
   run(args, 60 + 15 * steps, kernels(args.shape).layer_scratch, kernels(args.shape).layer);
   return out;
 }
 
-// In training a unit of work is the channels of a plane in all images. There must be units for all processors; their
-// number, and not that of the threads, so that the threads change no result.
+// In training a unit of work is the channels of a plane in all images. There must be units for all
+// processors; their number, and not that of the threads, so that the threads change no result.
 int64_t training_depth(const Shape& s) {
   static const int64_t processors = std::max<int64_t>(1, std::thread::hardware_concurrency());
   const int64_t depth = depth_of(s);
   return units_of(s.C, depth) >= std::min(processors, s.C) ? depth : 1;
 }
 
-// A map whose channels lie side by side in memory, and which is gone through one channel at a time: it would read a
-// cache line for every element.
+// A map whose channels lie side by side in memory, and which is gone through one channel at a time: it would
+// read a cache line for every element.
 bool to_be_turned(const Tensor& t) {
   return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1 && training_depth(shape(t)) == 1;
 }
@@ -212,10 +238,9 @@ void over_channels(const TrainArgs& args, int64_t (*bytes)(const TrainArgs&, int
 
 std::tuple<Tensor, Tensor, Tensor> evolve(const Tensor& h_given, const std::optional<Tensor>& f_given,
                                           const Tensor& weight_given, const Tensor& gamma_given,
-                                          const Tensor& beta_given, double eps, double Dx0,
-                                          double Dy0, int64_t steps, double dt, int64_t dx, int64_t dy,
-                                          int64_t boundary, int64_t act, bool shared_product, bool start_from_h,
-                                          bool source) {
+                                          const Tensor& beta_given, double eps, double Dx0, double Dy0,
+                                          int64_t steps, double dt, int64_t dx, int64_t dy, int64_t boundary,
+                                          int64_t act, bool shared_product, bool start_from_h, bool source) {
   const Tensor weight = packed(weight_given), gamma = packed(gamma_given), beta = packed(beta_given);
   const Tensor h = planar(h_given);
   const std::optional<Tensor> f = planar(f_given);
@@ -237,10 +262,10 @@ std::tuple<Tensor, Tensor, Tensor> evolve(const Tensor& h_given, const std::opti
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> evolve_backward(
-    const Tensor& grad_given, const Tensor& h_given, const std::optional<Tensor>& f_given, const Tensor& weight_given,
-    const Tensor& gamma_given, const Tensor& beta_given, const Tensor& mean_given, const Tensor& var_given, double eps, double Dx0, double Dy0, int64_t steps,
-    double dt, int64_t dx, int64_t dy, int64_t boundary, int64_t act, bool shared_product, bool start_from_h,
-    bool source) {
+    const Tensor& grad_given, const Tensor& h_given, const std::optional<Tensor>& f_given,
+    const Tensor& weight_given, const Tensor& gamma_given, const Tensor& beta_given, const Tensor& mean_given,
+    const Tensor& var_given, double eps, double Dx0, double Dy0, int64_t steps, double dt, int64_t dx,
+    int64_t dy, int64_t boundary, int64_t act, bool shared_product, bool start_from_h, bool source) {
   const Tensor weight = packed(weight_given), gamma = packed(gamma_given), beta = packed(beta_given),
                mean = packed(mean_given), var = packed(var_given);
   const Tensor grad = planar(grad_given), h = planar(h_given);
@@ -277,16 +302,6 @@ STABLE_TORCH_LIBRARY_IMPL(globalcnn, CPU, m) {
   m.impl("evolve", TORCH_BOX(&globalcnn::evolve));
   m.impl("evolve_backward", TORCH_BOX(&globalcnn::evolve_backward));
 }
-
-#ifdef GLOBALCNN_FAULTS
-int globalcnn_fault = 0;
-extern "C" __attribute__((visibility("default"))) void globalcnn_set_fault(int number) { globalcnn_fault = number; }
-#endif
-
-#ifdef GLOBALCNN_PHASES
-uint64_t globalcnn_phase_ticks[8], globalcnn_phase_since;
-extern "C" __attribute__((visibility("default"))) uint64_t* globalcnn_phases() { return globalcnn_phase_ticks; }
-#endif
 
 extern "C" __attribute__((visibility("default"))) const char* globalcnn_isa() {
   try {
