@@ -22,7 +22,7 @@ from globalcnn.ops.torch_ops import decomposition
 SHAPES = [(2, 3, 5, 7), (1, 1, 1, 1), (2, 17, 8, 8), (3, 16, 4, 33), (1, 2, 1, 9), (2, 1, 9, 1), (0, 3, 4, 5)]
 PDES = [
     PDE(steps=K, spacing=spacing, boundary=boundary, dt=0.15)
-    for boundary in ("periodic", "zero-flux", "zero")
+    for boundary in ("periodic", "neumann", "dirichlet")
     for K, spacing in ((0, 1), (1, 1), (1, (2, 3)), (2, (1, 3)), (5, (9, 1)), (20, 1))
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
@@ -207,7 +207,7 @@ def special_fault(found, plain, exact, unit, scale=1):
 SPECIAL_PDES = [
     PDE(steps=K, spacing=spacing, boundary=boundary, dt=0.15)
     for K, spacing in ((1, 1), (2, 1), (1, (2, 3)), (3, 1), (1, (9, 12)), (0, 1), (2, (1, 3)))
-    for boundary in ("periodic", "zero-flux", "zero")
+    for boundary in ("periodic", "neumann", "dirichlet")
 ]
 
 
