@@ -7,7 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -184,25 +184,34 @@ EXPORTS = {
     "torch.compile": lambda fast, x: torch.compile(fast, backend="eager", fullgraph=True),
     "torch.fx": lambda fast, x: torch.fx.symbolic_trace(fast),
 }
-ENGINE = Variant(folded=True, memory_format="channels_last", one_thread=True, piece=1, compiled=True)
+ENGINE = Variant(
+    folded=True, fused=True, memory_format="channels_last", one_thread=True, piece=1, compiled=True
+)
 
 
 @pytest.mark.parametrize("way", EXPORTS)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_it_can_be_exported(way, lively, images):
-    """As its network, without the engine: pieces, threads and compiled code stay out of the graph."""
-    model = lively(create_model("resnet_tiny_cifar"))
-    fast = OptimizedModel(prepare(model, ENGINE)[0], ENGINE, images)
+    """As its network in plain PyTorch: pieces, threads and fused operators stay out of the graph."""
+    fused = way != "torch.fx"  # which traces no network with Global layers
+    model = lively(create_model("resnet_global_tiny_cifar" if fused else "resnet_tiny_cifar"))
+    fast = OptimizedModel(
+        prepare(model, ENGINE if fused else replace(ENGINE, fused=False))[0], ENGINE, images
+    )
     with torch.no_grad():
         exported = EXPORTS[way](fast, images)
         assert torch.allclose(exported(images), model(images), atol=1e-5)
+    graph = exported.inlined_graph if way == "torch.jit.trace" else getattr(exported, "graph", None)
+    assert "globalcnn::" not in str(graph)
+    if isinstance(graph, torch.fx.Graph):
+        assert not any(str(node.target).startswith("globalcnn.") for node in graph.nodes)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_it_can_be_exported_to_onnx(lively, images, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    model = lively(create_model("resnet_tiny_cifar"))
+    model = lively(create_model("resnet_global_tiny_cifar"))
     fast = OptimizedModel(prepare(model, ENGINE)[0], ENGINE, images)
     torch.onnx.export(fast, (images,), tmp_path / "fast.onnx", dynamo=False)
     session = runtime.InferenceSession(tmp_path / "fast.onnx")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...ops import spec
 from ...ops.dispatch import automatic
 from ...ops.torch_ops import decomposition
 from ..start import start
@@ -84,6 +85,9 @@ class FusedGlobalLayer(nn.Module):
         wide = compute_dtype(h.dtype)
         tensors = [t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)]
         differentiate = torch.is_grad_enabled() and (h.requires_grad or f.requires_grad)
+        values = (h, f, *tensors, *self.arguments)
         if differentiate or not automatic(h, self.pde).fused:
-            return decomposition.layer(h, f, *tensors, *self.arguments)
-        return torch.ops.globalcnn.layer(h, f, *tensors, *self.arguments)
+            (out,) = decomposition.plainly(spec.LAYER, values)
+            assert out is not None
+            return out
+        return torch.ops.globalcnn.layer(*values)
