@@ -196,7 +196,7 @@ class GlobalLayer(nn.Module):
         """
         inputs = (f,) if before is None else (f, before)
         init = [] if self.init is None else self.init.parameters()
-        differentiate = any(t.requires_grad for t in (*inputs, *init))
+        differentiate = any(t.requires_grad for t in (*inputs, *init) if isinstance(t, Tensor))
         with eval_mode(self.init or nn.Identity()), torch.no_grad():
             h, source = self._start(f, before)
         return str(decide(self, h, source, differentiate=differentiate))

@@ -17,24 +17,26 @@ class Starts(Protocol):
     init: nn.Module | None
 
 
-def start(layer: Starts, f: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(h, f) at the start of the evolution of the input `f`.
+def start(
+    layer: Starts, f: Tensor, before: Tensor | None, *, who: str = "GlobalLayer"
+) -> tuple[Tensor, Tensor]:
+    """(h, f) at the start of the evolution of the input `f`; errors speak of `who`.
 
     Raises `UserError` or `UserTypeError` for inputs, or outputs of the init block, that do not fit.
     """
     if layer.init is None:
         if before is not None:
-            raise UserError("GlobalLayer: a second input came, but there is no init block to take it (init=)")
+            raise UserError(f"{who}: a second input came, but there is no init block to take it (init=)")
         h = f
     else:
         h = layer.init(f) if before is None else layer.init(before, f)
     if not torch.jit.is_tracing():  # the sizes would become nodes of the graph, and their checks warnings
         came = "its input" if layer.init is None else "its init block's output"
-        check_state(h, layer.channels, came, who=type(layer).__name__)
+        check_state(h, layer.channels, came, who=who)
     return h, (f if f is h or f.shape == h.shape else h)
 
 
-def check_state(h: Tensor, channels: int, came: str, *, who: str = "GlobalLayer") -> None:
+def check_state(h: Tensor, channels: int, came: str, *, who: str) -> None:
     """A `UserError` unless `h` is a dense (N, channels, H, W) of a floating dtype with H, W >= 1."""
     if not isinstance(h, Tensor):
         raise UserTypeError(f"{who}: {came} is a {type(h).__name__}; it must be a tensor")

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx import Proxy
 
 from ..errors import UserError, UserTypeError, unknown_name
 from . import eager, reference, torch_ops
 from .pde import PDE
 from .schemes import DuFortFrankel, Field
+from .tracing import solve_node
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,8 @@ def solve(
     >>> round(solve(h, h, h, zero, zero, 0.0, 0.0, PDE())[0, 0, 0, 0].item(), 6)  # h_old + 2 dt f
     1.4
     """
+    if isinstance(h, Proxy):
+        return solve_node(h, h_old, f, u, v, Dx, Dy, pde)
     if not torch.jit.is_tracing():  # sizes would become nodes of the graph
         _check(h, h_old, f, u, v, Dx, Dy, pde)
     chosen = automatic(h, pde) if backend is None else _fitting(backend, h, pde)

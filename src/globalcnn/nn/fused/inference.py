@@ -80,7 +80,7 @@ class FusedGlobalLayer(nn.Module):
 
     def forward(self, f: Tensor, before: Tensor | None = None) -> Tensor:
         """As `GlobalLayer.forward`."""
-        h, f = start(self, f, before)
+        h, f = start(self, f, before, who="FusedGlobalLayer")
         f = f.to(h.dtype)
         wide = compute_dtype(h.dtype)
         tensors = [t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)]
