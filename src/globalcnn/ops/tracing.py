@@ -15,8 +15,8 @@ def solve_node(h: Any, h_old: Any, f: Any, u: Any, v: Any, Dx: Any, Dy: Any, pde
     """The node of `solve` in the graph that `h`, a `torch.fx.Proxy`, belongs to."""
     if type(pde.scheme) is not DuFortFrankel:
         raise UserError(
-            f"solve: torch.fx cannot hold the scheme {pde.scheme!r} in a graph; make the module that solves a "
-            "leaf of the tracer (torch.fx.Tracer.is_leaf_module)"
+            f"solve: torch.fx cannot hold the scheme {pde.scheme!r} in a graph; make the module that solves "
+            "a leaf of the tracer (torch.fx.Tracer.is_leaf_module)"
         )
     numbers = (pde.steps, pde.dt, pde.spacing, str(pde.boundary.value))
     return h.tracer.create_proxy("call_function", solve_by_numbers, (h, h_old, f, u, v, Dx, Dy, *numbers), {})

@@ -13,7 +13,7 @@ from torch.utils._device import DeviceContext
 
 from ...errors import SlowPathWarning
 from ...ops.dispatch import automatic, why_not_fast
-from ...ops.spec import MAX_TRAINED_KERNEL
+from ...ops.spec import MAX_KERNEL, MAX_TRAINED_KERNEL
 from .eligibility import Parts, requires_grad, why_not_plain, why_not_tensors
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def why_not_fusable(layer: GlobalLayer) -> str | None:
 
 def why_not_inference(parts: Parts) -> str | None:
     """Why norms cannot be folded, or None."""
+    kernels = {conv.kernel_size for conv in parts.convolutions}
+    if len(kernels) > 1 or max(kernels)[0] > MAX_KERNEL:
+        return f"its kernels differ or exceed {MAX_KERNEL}"
     for norm in (*parts.norms, parts.output_norm):
         if norm.training:
             return "a norm is in training mode and another in eval mode"

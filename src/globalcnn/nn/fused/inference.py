@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ...errors import UserError
 from ...ops import spec
 from ...ops.dispatch import automatic
 from ...ops.torch_ops import decomposition
 from ..start import start
+from ..tracing import call_node
 from .arguments import layer_arguments
 from .decision import why_not_fusable, why_not_inference
 from .eligibility import Parts, why_not_tensors
@@ -80,6 +82,8 @@ class FusedGlobalLayer(nn.Module):
 
     def forward(self, f: Tensor, before: Tensor | None = None) -> Tensor:
         """As `GlobalLayer.forward`."""
+        if isinstance(f, Proxy):
+            return call_node(self, f, before)
         h, f = start(self, f, before, who="FusedGlobalLayer")
         f = f.to(h.dtype)
         wide = compute_dtype(h.dtype)
