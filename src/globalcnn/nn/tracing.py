@@ -34,7 +34,7 @@ def call_node(module: nn.Module, f: Proxy, before: Proxy | None) -> Any:
     tracer: Any = f.tracer
     if tracer.root is module:
         raise UserError(
-            f"torch.fx cannot trace a {type(module).__name__} that is the root; trace torch.nn.Sequential of it"
+            f"torch.fx cannot trace a {type(module).__name__} that is the root; put it into a Sequential"
         )
     given = (f,) if before is None else (f, before)
     return tracer.create_proxy("call_module", tracer.path_of_module(module), given, {})
