@@ -28,7 +28,11 @@ def blocks(page, language):
 def commands(page):
     """Words after `globalcnn` of each command in a `console` block or an indented line."""
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
-    fenced = [line for block in re.findall(r"^```console\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines()]
+    fenced = [
+        line
+        for block in re.findall(r"^```console\n(.*?)^```$", text, re.M | re.S)
+        for line in block.splitlines()
+    ]
     indented = [line for line in text.splitlines() if line.startswith("    ")]
     found = []
     for line in (*fenced, *indented):
