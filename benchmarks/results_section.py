@@ -1,4 +1,4 @@
-"""Writes the results section of README.md from the files under results/: python -m benchmarks.results_section"""
+"""Writes the results in README.md and docs/measurements.md from results/: python -m benchmarks.results_section"""
 
 from __future__ import annotations
 
@@ -93,14 +93,42 @@ def demo() -> str:
     )
 
 
-def section() -> str:
-    """The whole section, markers included."""
-    return "\n\n".join((START, "## Results", backbones(), cifar(), speed(), demo(), END))
+def wheels() -> str:
+    """The wheel with kernels in environments without a compiler."""
+    rows, machines = [], set()
+    for path in sorted((ROOT / "results" / "wheel").glob("*.json")):
+        content = read(f"wheel/{path.name}")
+        versions, times = content["environment"], content["milliseconds_median"]
+        machines.add(hardware({"environment": {**versions, "torch": "as in the table"}}))
+        rows.append((versions["python"], versions["torch"], content["native"], *times.values()))
+    columns = ("Python", "torch", "kernels", *(f"{name}, ms" for name in times))
+    return "\n\n".join(
+        (
+            f"**The wheel without a compiler**: one file, installed in environments of several versions; a "
+            f"Global layer at K = 1 on 64 x 16 x 32 x 32, untrained, seed 0, medians of "
+            f"{content['rounds']} rounds. {'; '.join(sorted(machines))}; results/wheel/.",
+            table(columns, rows),
+        )
+    )
+
+
+def marked(*sections: str) -> str:
+    """Sections between the markers that `put` finds."""
+    return "\n\n".join((START, *sections, END))
+
+
+def sections() -> dict[str, str]:
+    """The section of each page, by its path."""
+    return {
+        "README.md": marked(speed()),
+        "docs/measurements.md": marked(backbones(), cifar(), speed(), demo(), wheels()),
+    }
 
 
 def main() -> None:
-    """Put the section into README.md, between its markers."""
-    put(ROOT / "README.md", section())
+    """Put the speed table into README.md, and every result into docs/measurements.md."""
+    for page, section in sections().items():
+        put(ROOT / page, section)
 
 
 if __name__ == "__main__":

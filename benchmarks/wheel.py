@@ -53,6 +53,7 @@ print(json.dumps({
     "shape": [64, 16, 32, 32],
     "milliseconds_median": {name: round(statistics.median(t[3:]), 3) for name, t in times.items()},
     "rounds": 27,
+    "seed": 0,
     "environment": environment(),
 }))
 """
