@@ -15,8 +15,8 @@ try:
     from .optimize import optimize_for_inference
     from .train import train  # the function; `from globalcnn.train import Recipe` finds the package as before
 except _torchvision.BrokenTorchvision:
-    # The command line imports this package before it can catch anything, and it is to say what is wrong in
-    # one line. So the import goes through, and what needs torchvision raises when it is called.
+    # The command line imports this package before it can catch errors, and must report this one in
+    # one line. So the import succeeds, and functions that need torchvision raise when they are called.
     create_model = list_models = load = optimize_for_inference = train = _torchvision.refuse
 
 __version__ = "0.1.0"

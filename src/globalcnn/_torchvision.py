@@ -1,4 +1,4 @@
-"""Recognises the one broken installation that people really meet: a torchvision built for another torch."""
+"""Recognises a common broken installation: a torchvision built for another torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check() -> None:
 
 
 def refuse(*args: object, **settings: object) -> NoReturn:
-    """Stands in for a function that cannot be imported: says why."""
+    """Placeholder for a function that cannot be imported: a call raises the reason."""
     raise BrokenTorchvision(_reason())
 
 

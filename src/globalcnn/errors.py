@@ -1,7 +1,7 @@
-"""Errors that a user can cause, and the words for them.
+"""Errors that a user can cause, and their messages.
 
-Every message names the argument, the value that came, what is allowed and the way out.  The command line
-turns a `UserError` into one line and exit status 2; in Python it is an ordinary ValueError.
+Every message names the argument, its value, what is allowed and how to fix it.  The command line
+prints a `UserError` as one line and exits with status 2; in Python it is an ordinary ValueError.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class UserTypeError(UserError, TypeError):
 
 
 class SlowPathWarning(RuntimeWarning):
-    """Something runs several times slower than it could here, and one command mends it. Said once."""
+    """Something runs several times slower than it could here, and one command fixes it. Warned once."""
 
 
 class MissingExtra(UserError, ImportError):

@@ -1,4 +1,4 @@
-"""Writing files so that nothing of the user's is lost: aside first, then moved into place."""
+"""Atomic writing of files: to a temporary name first, then moved into place."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RANDOM_LETTERS = 8  # that tempfile puts into a name
 
 @contextmanager
 def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, move it into place.
+    """Yield a temporary path beside `path`; when the block succeeds, move it into place.
 
     The move is atomic, so a reader (or a killed process) sees the old file or the new one, never half of one.
     The temporary name keeps the suffix of `path`, because writers such as matplotlib choose the format by it.
-    A file that was there keeps its permissions, a link its target. Folders on the way are made. A path that
-    cannot be written is a `UserError` before the block begins; so is a disk that becomes full in the block,
-    and the file that was there stays.
+    An existing file keeps its permissions, a link its target. Missing parent folders are made. A path that
+    cannot be written is a `UserError` before the block begins; a disk that becomes full in the block is one
+    too, and then the existing file stays.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as d:
@@ -66,12 +66,12 @@ def cannot_write(path: str | os.PathLike[str], error: BaseException) -> UserErro
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
     hint = ""
     if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and storage_failed(error)):
-        hint = "; what was written before is whole: make room and go on"
+        hint = "; files written before are complete: free some space and try again"
     return UserError(f"cannot write {_shortened(path)!r}: {reason}{hint}")
 
 
 def storage_failed(error: BaseException) -> bool:
-    """Whether an error means that the file system did not take what was written.
+    """Whether an error means that the file system refused a write.
 
     Besides OSError these are the errors of writers that are not Python's: safetensors, PyTorch's zip files.
     """
@@ -89,7 +89,7 @@ def _shortened(path: str | os.PathLike[str]) -> str:
 def remove_left_aside(folder: Path, names: Iterable[str]) -> None:
     """Remove what `written_aside` left in `folder` for files of these names when it was killed.
 
-    Only whoever is alone in writing these files may call it.
+    Only a process that alone writes these files may call it.
     """
     for name in names:
         stem, suffix = os.path.splitext(name)
@@ -98,7 +98,7 @@ def remove_left_aside(folder: Path, names: Iterable[str]) -> None:
 
 
 def _permissions(target: Path) -> int:
-    """Those that `target` has, or those of any new file."""
+    """The permissions of `target`, or those of a new file."""
     if os.path.exists(target):
         return stat.S_IMODE(target.stat().st_mode)
     umask = os.umask(0)

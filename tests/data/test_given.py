@@ -108,13 +108,13 @@ def nan() -> np.ndarray:
         Wrong({"x_train": NHWC.astype(np.uint16)}, "'x_train' in the arrays is uint16: images must be uint8"),
         Wrong({"x_train": NHWC > 9}, "is bool: images must be uint8"),
         Wrong(
-            {"x_train": pixels(20, 3, 5, 3)}, "shape (20, 3, 5, 3), which does not tell where the channels"
+            {"x_train": pixels(20, 3, 5, 3)}, "shape (20, 3, 5, 3), in which the channel axis is ambiguous"
         ),
         Wrong({"x_train": pixels(20, 6, 5, 2)}, "give layout='NHWC' or layout='NCHW'"),
         Wrong({"x_train": pixels(20, 30)}, "'x_train' in the arrays has shape (20, 30): it must be"),
         Wrong({"x_train": NHWC[:0], "y_train": []}, "holds no pixels"),
         Wrong({"x_train": NHWC[:19]}, "19 images in 'x_train' but 20 labels in 'y_train'"),
-        Wrong({"x_train": [[1], [2, 3]]}, "x_train is no array"),
+        Wrong({"x_train": [[1], [2, 3]]}, "x_train is not an array"),
         Wrong({"x_train": torch.eye(3).to_sparse()}, "x_train is a sparse, quantised or complex tensor"),
         Wrong({"x_train": "images"}, "x_train is of str"),
         Wrong({"y_train": LABELS - 1}, "'y_train' in the arrays has the label -1"),

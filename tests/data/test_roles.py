@@ -120,11 +120,11 @@ class Doubt(NamedTuple):
     [
         Doubt(
             {"train/a": 2, "train/b": 2, "tuning/a": 2, "tuning/b": 2},
-            "has split folders (train) and beside them 'tuning' with images, whose role is not known",
+            "has split folders (train) and next to them 'tuning' with images, whose role is not known",
         ),
         Doubt(
             {"a": 2, "b": 2, "test/a": 2, "test/b": 2},
-            "has split folders (test) and beside them 'a' with images",
+            "has split folders (test) and next to them 'a' with images",
         ),
         Doubt(
             {"fold1/a": 2, "fold1/b": 2, "fold2/a": 2, "fold2/b": 2},

@@ -1,4 +1,4 @@
-"""Checks of what a caller gives: whole numbers, image sizes, devices."""
+"""Checks of arguments: whole numbers, image sizes, devices."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def checked_device(device: str | int | torch.device) -> torch.device:
 
 
 def machine_memory() -> int:
-    """Bytes of main memory of this machine; the largest number there is where the system does not tell."""
+    """Bytes of main memory of this machine; sys.maxsize where the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows

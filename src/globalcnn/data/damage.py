@@ -11,7 +11,7 @@ from .pictures import BadImage, decoded, opened_image
 
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\x3b"}
 TAIL = 64
-THREADS = 8  # the time goes into waiting for disks
+THREADS = 8  # most of the time is spent waiting for disks
 
 
 def damaged_images(paths: Sequence[str]) -> tuple[BadImage, ...]:
@@ -38,7 +38,7 @@ def _damage(path: str) -> BadImage | None:
 
 
 def _ends_well(path: str, kind: str | None) -> bool:
-    """Whether the file is certainly complete."""
+    """Whether the file is known to be complete."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         if kind == "WEBP":

@@ -108,7 +108,7 @@ def _in_parts(root: Path, parts: list[str], others: list[str]) -> Folder:
             )
     if with_images:
         raise UserError(
-            f"{str(root)!r} has split folders ({', '.join(parts)}) and beside them {with_images[0]!r} "
+            f"{str(root)!r} has split folders ({', '.join(parts)}) and next to them {with_images[0]!r} "
             "with images, whose role is not known: name the splits train, val and test, and move others "
             "elsewhere"
         )

@@ -43,7 +43,7 @@ def from_arrays(
     x_train None: the source is for evaluation only, and x_test is needed.
     x_test left out: every fifth training image of each class becomes a test image, as for folders.
     classes: a name for each label; default: "0", "1", ... up to the largest.
-    layout: "NHWC" or "NCHW"; needed only where the number of channels (1, 3 or 4) does not tell.
+    layout: "NHWC" or "NCHW"; needed only where the number of channels (1, 3 or 4) leaves it ambiguous.
     validation, seed, image_size: as in `load_data`.
 
     Raises `UserError` naming the array that does not fit, and what to do about it.
@@ -56,7 +56,9 @@ def from_arrays(
     if not isinstance(name, str):
         raise UserTypeError(f"name={name!r} must be a text")
     if layout is not None and layout not in LAYOUTS:
-        raise UserError(f"layout={layout!r} must be 'NHWC' or 'NCHW', or None to tell it by the channels")
+        raise UserError(
+            f"layout={layout!r} must be 'NHWC' or 'NCHW', or None to infer it from the number of channels"
+        )
     pairs = {"train": (x_train, y_train), "val": (x_val, y_val), "test": (x_test, y_test)}
     parts: dict[str, Part] = {}
     notes: list[str] = []
@@ -158,7 +160,7 @@ def _array(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{name} is no array: {error}; give numbers of one shape") from error
+        raise UserError(f"{name} is not an array: {error}; give numbers of one shape") from error
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise UserTypeError(
             f"{name} is of {type(values).__name__} with {array.dtype} entries: give an array or tensor of "
@@ -174,7 +176,7 @@ def _channels_last(images: np.ndarray, name: str, layout: str | None) -> np.ndar
         first, last = (images.shape[axis] in USUAL_CHANNELS for axis in (1, 3))
         if first == last:
             raise UserError(
-                f"{name} has shape {images.shape}, which does not tell where the channels are: give "
+                f"{name} has shape {images.shape}, in which the channel axis is ambiguous: give "
                 "layout='NHWC' or layout='NCHW'"
             )
         layout = "NCHW" if first else "NHWC"

@@ -153,7 +153,7 @@ def _mnist_names(prefix: str) -> tuple[str, str]:
 
 
 def _mnist_is_there(data_dir: Path) -> bool:
-    # torchvision would read on after a download that it need not do, and mix up the two kinds of failure
+    # torchvision would read the files even if no download is needed, and mix the two kinds of failure
     names = (*_mnist_names("train"), *_mnist_names("t10k"))
     return all(os.path.isfile(data_dir / KNOWN["mnist"].holds / name) for name in names)
 

@@ -58,7 +58,7 @@ def load_data(
         each class alike; 0 for none.  A source that has its own validation images keeps them, and its
         training images stay whole.  Of shards, whole ones are held out.  Test images never depend on it.
     seed: which images are held out.
-    image_size: pixels, one number or (height, width), to resize to; default: as they are, and 224 for folders
+    image_size: pixels, one number or (height, width), to resize to; default: unchanged, and 224 for folders
         of large images and for shards.
     shard_images, num_classes: of wds alone, where no _info.json says them: how many images each split has (in
         the order train, val, test), and how many classes there are.  num_classes also counts for an npz of

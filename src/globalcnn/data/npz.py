@@ -60,7 +60,7 @@ def read_npz(path: Path, *, classes: Sequence[str] | None = None, num_classes: i
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     expected = "a .npz file as numpy.savez_compressed writes it"
     try:
-        with opened_file(path):  # a pipe or device could block for ever
+        with opened_file(path):  # a pipe or device could block forever
             pass
         file = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:

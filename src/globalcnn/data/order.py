@@ -68,8 +68,8 @@ class Order:
         self._check_some_batch_remains()
 
     def _check_some_batch_remains(self) -> None:
-        # judged on the smallest share, so that all ranks agree: one that raises alone leaves the others
-        # waiting
+        # checked on the smallest share, so that all ranks agree: if one raised alone, the others would
+        # wait for it
         smallest = self._share if self.shuffle else self.count // self.world_size
         share = "images" if self.world_size == 1 else "images of each rank"
         if self.drop_last and smallest < self.batch_size:
@@ -90,7 +90,7 @@ class Order:
 
     @property
     def _share(self) -> int:
-        """How many images this rank is dealt, before batches are cut."""
+        """How many images this rank gets, before they are cut into batches."""
         if self.shuffle:
             return -(-self.count // self.world_size)
         return len(range(self.rank, self.count, self.world_size))

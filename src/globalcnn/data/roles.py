@@ -1,4 +1,4 @@
-"""Names of files and folders: which stand for splits, and which are not data."""
+"""Names of files and folders: which name splits, and which are not data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def role_of(name: str) -> str | None:
 
 
 def names_role(name: str) -> bool:
-    """Whether one of the words in the name stands for a split.
+    """Whether one of the words in the name names a split.
 
     >>> names_role("seg_train"), names_role("training")
     (True, True)

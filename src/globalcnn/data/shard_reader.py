@@ -125,7 +125,7 @@ def _reader(plan: Plan, workers: int, *, seed: int) -> Any:
     """timm's reader of these shards for one epoch."""
     from timm.data.readers import reader_wds
 
-    with _silent(_log()):  # it would say that it finds no _info.json; all is known already
+    with _silent(_log()):  # it would warn that there is no _info.json; the numbers are known already
         reader = reader_wds.ReaderWds(
             os.path.dirname(plan.shards.paths[0]),
             split="given below.tar",
@@ -140,7 +140,7 @@ def _reader(plan: Plan, workers: int, *, seed: int) -> Any:
     shards = plan.shards
     reader.split_info.filenames = shards.paths  # type: ignore[assignment, unused-ignore]
     reader.split_info.alt_label = shards.label_key
-    # without mixing the shards are this process's own already, and each image is to come once
+    # without mixing the shards are this process's own already, and each image must come once
     reader.dist_rank, reader.dist_num_replicas = (plan.rank, plan.world_size) if plan.mixed else (0, 1)
     _decode_by_our_rules(reader, plan.shards.label_key)
     return reader
@@ -239,7 +239,7 @@ def _refusing(shards: Shards, split: str, *, skip: bool) -> Iterator[_Refusing]:
     log = _log()
     propagates = log.propagate
     log.addHandler(handler)
-    log.propagate = not skip  # what is skipped is said once, by whoever evaluates
+    log.propagate = not skip  # the caller reports what was skipped, once
     try:
         yield handler
     finally:

@@ -1,4 +1,4 @@
-"""Images in WebDataset shards, read one after the other by timm's reader."""
+"""Images in WebDataset shards, read sequentially by timm's reader."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ShardedSource(DataSource):
     buffer; one that has run out of images before the epoch ends starts again, one with more leaves the rest.
     Evaluation reads each image exactly once.  Images become pixels as in folders (`pictures`).
 
-    The number of workers is part of the order. By default it does not hang on the machine: 8, or fewer where
+    The number of workers is part of the order. The default does not depend on the machine: 8, or fewer where
     a process has fewer shards or batches.
     """
 
@@ -75,7 +75,7 @@ class ShardedSource(DataSource):
         check_augmentation(augmentation, self.image_size)
         shards = self.shards[split]
         mixed = split == "train" if shuffle is None else bool(shuffle)
-        # checks the numbers; what comes in which order is decided by the reader
+        # checks the numbers; the reader decides the order
         Order(count=shards.images, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         if mixed and len(shards.paths) < world_size:
             raise UserError(

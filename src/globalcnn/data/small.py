@@ -27,7 +27,7 @@ from .pictures import (
 SMALL_SIDE = 96
 MOST_SMALL_IMAGES = 200_000
 MOST_SMALL_BYTES = 2 * 2**30
-SAMPLED = 500  # headers by which large images are told from small ones
+SAMPLED = 500  # headers read to distinguish large images from small ones
 NEARLY_ALL = 0.9
 
 
@@ -85,7 +85,9 @@ def survey(paths: Iterable[str]) -> Survey:
 
 
 def _add(seen: Survey, path: str, image: Image.Image) -> None:
-    turn = 1 if image.format == "TIFF" else orientation(image)  # Pillow turns TIFF itself
+    turn = (
+        1 if image.format == "TIFF" else orientation(image)
+    )  # Pillow applies the orientation of TIFF itself
     width, height = image.size
     size = (width, height) if turn >= 5 else (height, width)
     seen.sizes[size] += 1
@@ -112,7 +114,7 @@ def small_images(folder: Folder, image_size: tuple[int, int] | None) -> SmallIma
     They are held if none has a side of more than 96 pixels, or nine in ten have one such size; if there are
     at most 200,000, which take at most 2 GiB; and if no larger `image_size` is wanted.
 
-    Raises `UserError` if they are, but differ in size and no `image_size` says what to make of it, and for
+    Raises `UserError` if they are, but differ in size and no `image_size` is given, and for
     files whose header is damaged.
     """
     paths = folder.paths

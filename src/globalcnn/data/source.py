@@ -108,7 +108,7 @@ class DataSource(ABC):
         return replace(self, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
     def identity(self) -> dict[str, object]:
-        """What must be unchanged for a run to be resumed: name, classes and the sizes of "train" and "val".
+        """What must be the same for a run to be resumed: name, classes and the sizes of "train" and "val".
 
         Test images do not count: they may be replaced, removed or added at any time.
         """

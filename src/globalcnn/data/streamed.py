@@ -117,7 +117,7 @@ def streamed_source(
 def default_workers() -> int:
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows cannot tell
+    except AttributeError:  # not available on macOS and Windows
         cores = os.cpu_count() or 1
     return min(MOST_WORKERS, cores)
 

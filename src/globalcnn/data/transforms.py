@@ -59,7 +59,7 @@ def imagenet_transform(
     """timm's transform of a PIL image to uint8 (3, H, W): a random resized crop, or the resized centre, then
     RandAugment, whose empty corners have the colour `mean`.
 
-    Flips are left to the batch, whose random numbers do not hang on the transform's.
+    Flips are done on the batch, whose random numbers do not depend on the transform's.
     """
     from timm.data.transforms_factory import create_transform
     from torchvision.transforms import Compose

@@ -124,7 +124,7 @@ def trace_shapes(
         raise UserTypeError(f"trace_shapes: model must be a torch.nn.Module, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)
     if isinstance(model, torch.jit.ScriptModule):
-        raise UserError("trace_shapes: model is TorchScript, whose layers cannot be watched: give the module")
+        raise UserError("trace_shapes: model is TorchScript, whose layers cannot be hooked: give the module")
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     recorder = _Recorder(model)
     try:

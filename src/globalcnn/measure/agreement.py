@@ -1,4 +1,4 @@
-"""Are two networks the same function? Compared are their outputs on the same images."""
+"""Whether two networks are the same function, judged by their outputs on the same images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, to
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an output agrees with the wanted one.
+    """How an output agrees with the expected one.
 
-    deviation: the largest difference as a share of the largest wanted value, None where they cannot be
-    compared; disagreement: what is wrong, in words, or None.
+    deviation: the largest difference as a share of the largest expected value, None where they cannot be
+    compared; disagreement: what differs, as a sentence, or None.
     """
 
     deviation: float | None
@@ -28,11 +28,11 @@ class Agreement:
 
 
 def compare_outputs(got: Any, wanted: Any, *, tolerance: float = 1e-4) -> Agreement:
-    """Compare what two networks gave for the same images: tensors, or nested structures of them.
+    """Compare the outputs of two networks for the same images: tensors, or nested structures of them.
 
-    They agree if structure, shapes and dtypes are the same, no value differs by more than `tolerance` of the
-    largest wanted one, and in every (N, classes) output the same class is the highest wherever it leads by
-    more than a tenth of that.
+    They agree if structure, shapes and dtypes are the same, no value differs by more than `tolerance` times
+    the largest expected one, and in every (N, classes) output the same class is the highest wherever it
+    leads by more than a tenth of that.
 
     >>> wanted = torch.tensor([[1.0, 0.5, -2.0]])
     >>> bool(compare_outputs(wanted + 1e-5, wanted)), compare_outputs(wanted + 0.2, wanted).disagreement
@@ -62,5 +62,5 @@ def compare_outputs(got: Any, wanted: Any, *, tolerance: float = 1e-4) -> Agreem
 
 
 def tensors_in(output: Any) -> list[Tensor]:
-    """The tensors in what a network gave, in order."""
+    """The tensors in the output of a network, in order."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -22,7 +22,7 @@ _AVERAGES = (_AvgPoolNd, _AdaptiveAvgPoolNd)
 
 @dataclass(frozen=True)
 class LayerCount:
-    """What one layer holds and costs: the columns of `Counts`, for the module `name` of class `kind`.
+    """Parameters and cost of one layer: the columns of `Counts`, for the module `name` of class `kind`.
 
     `params` are the layer's own (a parameter shared by several layers is with the first); a layer called
     several times in a forward pass has the costs of all calls and the `output_shape` (batch included) of the
@@ -56,9 +56,9 @@ class Counts:
 def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     """Count parameters and multiply-adds of `model` for one image of `input_size` = (C, H, W).
 
-    The model runs once in eval mode on fixed noise, on its own device and dtype, and is left as it was.
-    Modules are watched, so what a forward computes with functions (`F.conv2d`, a product of matrices) is not
-    seen.
+    The model runs once in eval mode on fixed noise, on its own device and dtype, and is restored.
+    Costs come from hooks on modules, so operations that a forward calls as functions (`F.conv2d`, a matrix
+    product) are not counted.
 
     Per output element, for a kernel of k elements and c input channels per group:
 
@@ -74,8 +74,8 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     ===============  ==================================  =============
 
     Biases, activations and additions are not counted; a norm of a trained network is one multiply-add per
-    element, or none where it is folded into the convolution before it. A PDE costs what its scheme takes
-    written out, `Scheme.multiplies_per_element`: for the published one 28 per element and 17 more for each
+    element, or none where it is folded into the convolution before it. A PDE costs the multiplies of its
+    scheme, `Scheme.multiplies_per_element`: for the published one 28 per element and 17 more for each
     further step with a learned diffusion, 14 and 9 with a fixed one.
 
     A module with a method `pde_multiplies(height, width) -> int` is a PDE: its number, for the height and

@@ -1,4 +1,4 @@
-"""The depth of a network: how many weighted layers lie on the longest path through it."""
+"""The depth of a network: the number of weighted layers on the longest path through it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..graph import eval_mode
 from .probe import checked_model, checked_size, probe_input, run_once
 
-# Products of two matrices, of which one is a weight if the network is to count it.
+# Products of two matrices, counted if one of them is a weight.
 _PRODUCTS = frozenset(
     {"mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "mv", "addmv", "_addmm_activation"}
 )
@@ -29,8 +29,7 @@ def depth(model: nn.Module, input_size: Sequence[int]) -> int:
     normalisation, pooling, activations and products of two feature maps are not. The path is found from the
     data flow of one eval pass on fixed noise of `input_size` = (C, H, W): an operation's result is as deep as
     the deepest of its arguments, plus one if it is weighted. A weight shared by several calls counts at
-    each; a buffer that is written piece by piece is as deep as its deepest piece. The model is left as it
-    was.
+    each; a buffer that is written piece by piece is as deep as its deepest piece. The model is restored.
 
     Raises:
         UserError: `input_size` is not three positive integers, the model does not run on it, or the model is
@@ -95,7 +94,7 @@ def _storage(tensor: Tensor) -> StorageWeakRef:
 
 
 def _only_shapes(name: str) -> bool:
-    """Whether an operation takes only shape and dtype from its argument, none of its data."""
+    """Whether an operation uses only the shape and dtype of its argument, not its values."""
     return name.endswith("_like") or name.startswith("new_")
 
 

@@ -1,4 +1,4 @@
-"""What a measurement ran on: versions and the class of hardware, to stamp files of results with."""
+"""The environment of a measurement: versions and the class of hardware, for the header of result files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long networks take, measured side by side so that what disturbs one disturbs all."""
+"""Latency of networks, measured in interleaved rounds so that disturbances affect all of them alike."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def latency(
 
     Every round calls each candidate, in an order that reverses from round to round, so that a slow phase of
     the machine falls on all of them. It calls once; with `burst`, for so many seconds, and the time is the
-    mean: a short call that follows one of another candidate finds the caches full of that one's data, which a
-    network in use does not. `warmup` rounds are not timed; then follow `runs` rounds, fewer if `seconds` have
-    passed before, but not less than `least`. Calls are made in inference mode, modules in eval mode (their
+    mean: a short single call would run with caches that hold the data of the candidate called before, unlike
+    a network in use. `warmup` rounds are not timed; then follow `runs` rounds, fewer if `seconds` have
+    passed before, but at least `least`. Calls are made in inference mode, modules in eval mode (their
     flags and buffers are restored); on an accelerator the clock waits for it. Defaults: 30 rounds give steady
     quartiles; 3 rounds fill caches and let libraries choose their algorithms; no bursts; one round at least.
 

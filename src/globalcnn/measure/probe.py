@@ -1,4 +1,4 @@
-"""What every measurement needs: arguments checked, an input to run on, failures in words."""
+"""Shared by all measurements: checks of arguments, an example input, errors of the network as `UserError`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..graph import eval_mode
 
 
 def checked_model(model: nn.Module) -> nn.Module:
-    """The module to measure: what `torch.compile` wraps is unwrapped, what cannot be measured is refused."""
+    """The module to measure: unwrapped from `torch.compile`, or a `UserError`."""
     if not isinstance(model, nn.Module):
         raise UserTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError(
-            "model is a TorchScript module, whose layers cannot be watched: give the Python module instead"
+            "model is a TorchScript module, whose layers cannot be hooked: give the Python module instead"
         )
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         raise UserError("model has lazy parameters without a shape yet: run it on one batch first")
@@ -48,7 +48,7 @@ def probe_input(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
 
 
 def check_runs(model: nn.Module, input_size: Sequence[int]) -> None:
-    """A `UserError` unless `model` runs on an image of (C, H, W); the model is left as it was."""
+    """Raise `UserError` unless `model` runs on an image of (C, H, W); the model is restored."""
     image = probe_input(model, checked_size(input_size))
     with eval_mode(model), torch.no_grad():
         run_once(model, image)
@@ -63,7 +63,7 @@ def run_once(run: Callable[[Tensor], Any], image: Tensor) -> list[Tensor]:
 
 @contextmanager
 def naming_failures(image: Tensor) -> Iterator[None]:
-    """What a network raises that rejects the shape of `image` becomes a `UserError`."""
+    """Convert the error of a network that rejects the shape of `image` into a `UserError`."""
     try:
         yield
     except torch.OutOfMemoryError:

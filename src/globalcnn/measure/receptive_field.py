@@ -1,14 +1,14 @@
-"""The receptive field of a network: how much of the image its central feature can see.
+"""The receptive field of a network: how much of the image its central feature depends on.
 
-The answer is a fact of the architecture, not of the weights. It is found with NaN, which no weight, not even
-a zero, makes disappear, in two steps. Backward: a NaN put into the gradient of the central feature proves at
-once that the rows and columns where it arrives are seen. It can be stopped (by a ReLU that is off, by a
-pooling that chose a neighbour), so it proves nothing of the others. Forward: a NaN put into the rows that
-remain is stopped by no layer, so a group of rows that does not turn the central feature into NaN is unseen as
-a whole, and any other group is halved and tried again.
+It depends on the architecture, not on the weights, and is found by propagating NaN, which survives any
+weight, even zero, in two steps. Backward: the rows and columns that a NaN in the gradient of the central
+feature reaches are in the field. An inactive ReLU or a max-pooling that chose a neighbour can stop it, so
+the other rows remain open. Forward: no layer stops a NaN in the input, so if NaN in a group of rows leaves
+the central feature finite, the whole group is outside the field; any other group is halved and tried again.
 
-A solver of fixed points would drop an iterate that is NaN, so an `Equilibrium` iterates plainly meanwhile:
-once backward (what one evaluation sees the fixed point sees), as often as it may evaluate forward.
+A fixed-point solver would discard an iterate that is NaN, so an `Equilibrium` iterates without a solver here:
+once in the backward step (the fixed point depends on all that one evaluation depends on), and up to its
+maximum number of evaluations in the forward step.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def receptive_field(
     the model has that method, else `model(images)`. Its centre is the element (H' // 2, W' // 2), over all
     channels. Rows and columns are counted, so a field cut by the border is smaller, one that wraps round a
     periodic border is whole, and holes that a dilation leaves in all rows are left out. The model runs in
-    eval mode with the weights it has, which do not matter, and is left as it was.
+    eval mode with its present weights, which do not matter, and is restored.
 
     Raises:
         UserError: `input_size` is not three positive integers, the model does not run on it, or its feature
@@ -80,7 +80,7 @@ def receptive_field(
 
 @contextmanager
 def _plain_iterations(model: nn.Module, *, most: int | None = None) -> Iterator[None]:
-    """Equilibria iterate plainly instead of solving, as often as they may evaluate, or `most` times."""
+    """Equilibria use plain iteration, up to their maximum number of evaluations, or `most` times."""
     blocks = [m for m in model.modules() if isinstance(m, Equilibrium)]
     before = [block.unroll for block in blocks]
     for block in blocks:
@@ -124,7 +124,7 @@ def _seen_backward(run: _Features, image: Tensor) -> tuple[list[bool], list[bool
             features = _checked(run, source)
             spoiled = torch.zeros_like(features)
             _centre(spoiled).fill_(torch.nan)
-            # A gradient that is NaN by itself (an infinite slope times zero) proves nothing.
+            # A gradient that is NaN without ours (an infinite slope times zero) proves nothing.
             plain = torch.autograd.grad(features, source, torch.zeros_like(features), retain_graph=True)[0]
             if plain.isnan().any():
                 return unproved

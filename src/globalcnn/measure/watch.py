@@ -1,4 +1,4 @@
-"""Watches every module of a network during one forward and adds up what its calls cost."""
+"""Runs one forward with hooks on every module and sums the costs of its calls."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Watched:
 def watch(model: nn.Module, input_size: Sequence[int], cost: Cost) -> tuple[Watched, ...]:
     """Every module of `model` that has parameters or was called, in the order of the model.
 
-    The model runs once in eval mode on fixed noise of (C, H, W), on its own device and dtype, and is left as
-    it was. Modules below an `uncounted_modules` of their parent (names, such as `("auxiliary_head",)`) are
+    The model runs once in eval mode on fixed noise of (C, H, W), on its own device and dtype, and is
+    restored. Modules below an `uncounted_modules` of their parent (names, such as `("auxiliary_head",)`) are
     left out. Raises as `count` does.
     """
     model = checked_model(model)

@@ -1,4 +1,4 @@
-"""The course of a training as a picture."""
+"""The learning curves of a training as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One way to make and save figures: no global state, no display, written aside."""
+"""Making and saving figures: no global state, no display, atomic writing."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def strongest_channels(evolution: Evolution, most: int) -> list[int]:
 def plot_evolution(
     evolution: Evolution, path: Path, *, image: Tensor, channels: Sequence[int] | None = None, title: str = ""
 ) -> None:
-    """What the PDE did to the first image: the state at every step, and the fields that drove it.
+    """The evolution of the first image under the PDE: the state at every step, and the coefficient fields.
 
     One row per channel: the image, H at steps 0..K on one scale, the change over all steps, the fields that
     are not constant (u and Dx drive along x, the rows; v and Dy along y, the columns), and the layer's
