@@ -1,4 +1,4 @@
-"""Which implementations of the operator there are, which can run here, and the one entry point: `solve`."""
+"""The table of implementations of the operator, and its one entry point, `solve`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .tracing import solve_node
 class Backend:
     """One implementation of the operator.
 
-    unavailable: says why it cannot run here, or gives None (it may load the backend to find out).
-    refuses: says why it cannot take these inputs (h and the equation), or gives None.
+    unavailable: why it cannot run here, or None (it may load the backend to find out).
+    refuses: why it cannot take these inputs (h and the equation), or None.
     fused: whether it computes all of `torch.ops.globalcnn.*`, so that whole layers can run as one operator.
     """
 
@@ -99,7 +99,7 @@ BACKENDS: dict[str, Backend] = {
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _ready(name: str) -> bool:
-    # what cannot run here now cannot later in this process: asked once, so that a solve costs no lookup
+    # availability does not change within a process: asked once, so that a solve costs no lookup
     if name not in _READY:
         _READY[name] = BACKENDS[name].unavailable() is None
     return _READY[name]
@@ -112,7 +112,7 @@ _BY_DEVICE = {"cpu": "native", "cuda": "triton"}
 
 
 def load_for(h: Tensor) -> None:
-    """Have the fast backend of h's device loaded, if it can be, before an operator is called directly."""
+    """Load the fast backend of h's device, if possible, before an operator is called directly."""
     if h.device.type in _BY_DEVICE:
         _ready(_BY_DEVICE[h.device.type])
 
@@ -123,7 +123,7 @@ _chosen: str | None = None
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Inside, solves and layers that name no backend take this one, in all threads; None: the fastest.
+    """Inside, solves and layers that name no backend use this one, in all threads; None: the fastest.
 
     "eager" makes a Global layer run module by module. A named backend that cannot take the inputs is an
     error there, not a reason to take another one. The environment variable GLOBALCNN_BACKEND names the
@@ -155,10 +155,10 @@ def _named_by_environment() -> str | None:
 
 
 def only_standard_operators(h: Tensor) -> str | None:
-    """Why nothing but PyTorch's own operators may be called on `h` now, or None.
+    """Why only PyTorch's own operators may be called on `h` now, or None.
 
-    A graph that is traced or exported must run without this library, and derivatives of other kinds than
-    reverse mode, like the transforms of torch.func, need operators that PyTorch knows.
+    A traced or exported graph must run without this library; forward-mode derivatives and the transforms of
+    torch.func need operators that PyTorch knows.
     """
     if torch.compiler.is_exporting():
         return "a graph is being exported"
@@ -176,9 +176,9 @@ def only_standard_operators(h: Tensor) -> str | None:
 
 
 def automatic(h: Tensor, pde: PDE) -> Backend:
-    """The backend for these inputs: the one that is chosen, or the fastest that can take them here.
+    """The backend for these inputs: the chosen one, or the fastest that accepts them here.
 
-    Where only PyTorch's own operators may be called, that is the eager one.
+    Where only PyTorch's own operators may be called, it is eager.
     """
     if only_standard_operators(h) is not None:
         return BACKENDS["eager"]
@@ -230,7 +230,7 @@ def solve(
 
     Parameters
     ----------
-    h, h_old: current level and the one before, (N, C, H, W), one floating dtype.
+    h, h_old: current and previous level, (N, C, H, W), one floating dtype.
     f: source, the same shape, or None for no source.
     u, v: velocity along x (dim 2, rows) and y (dim 3, columns), the same shape, in pixels per unit of time.
     Dx, Dy: diffusion along x and y, tensors of the same shape or numbers >= 0, in pixels^2 per unit of time.

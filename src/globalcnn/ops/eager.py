@@ -23,7 +23,7 @@ def neighbours(A: Tensor, axis: int, distance: int, boundary: Boundary, odd: boo
         pad = (0, 0, distance, distance) if axis == 2 else (distance, distance)
         return _both_sides(F.pad(A, pad), axis, distance, n)
     if boundary is Boundary.PERIODIC:
-        if distance >= n:  # the remainder only where it is needed: it would tie an exported graph to one n
+        if distance >= n:  # only where needed: the remainder specialises an exported graph to one n
             distance = distance % n
             if distance == 0:
                 return A, A
@@ -33,7 +33,7 @@ def neighbours(A: Tensor, axis: int, distance: int, boundary: Boundary, odd: boo
             distance = distance % (2 * n)
             if distance == 0:
                 return A, A
-        if distance > n:  # the mirrored field has period 2 n: going far one way is going near the other
+        if distance > n:  # period 2 n: far in one direction is near in the other
             minus, plus = neighbours(A, axis, 2 * n - distance, boundary, odd)
             return plus, minus
         before, after = A.narrow(axis, 0, distance), A.narrow(axis, n - distance, distance)

@@ -38,15 +38,16 @@ class Verdict:
 
 
 def judge(backend: Solver, inputs: dict[str, Field | None], pde: PDE) -> Verdict:
-    """Hold `backend` to the reference on `inputs` (keys h, h_old, f, u, v, Dx, Dy; D may be numbers, f None).
+    """Compare `backend` with the reference on `inputs` (keys h, h_old, f, u, v, Dx, Dy; D may be numbers, f
+    None).
 
     The error of a quantity is the largest absolute deviation. Allowed is the larger of: twice the error of
     the eager backend; and 4 units in the last place of the largest value that the reference passes through,
-    for luckily exact results, growing as the square root of the levels, as rounding does (in float64 as the
-    levels: there the reference rounds as well, and eager rounds as it does). On top of that stands a bound
-    that does not depend on the eager backend, so that eager itself is judged too: 64 (steps + 1) such units.
-    An output of another shape or dtype than `h` fails whatever its values; one without a gradient counts as
-    one whose gradients are zero.
+    for results that are exact by chance, growing with the square root of the number of levels, as rounding
+    does (in float64 linearly: there the reference rounds as well, and eager rounds in the same way). A
+    second bound does not depend on the eager backend, so that eager itself is judged too: 64 (steps + 1)
+    such units. An output of another shape or dtype than `h` fails whatever its values; one without a
+    gradient counts as one whose gradients are zero.
     """
     h = inputs["h"]
     assert isinstance(h, Tensor)

@@ -10,17 +10,17 @@ from typing import Any
 from ..errors import UserError, UserTypeError, unknown_name
 from .schemes import DuFortFrankel, Scheme
 
-# Beyond these a solve would run for hours or fill the memory: neighbours further than any map is wide.
+# Larger values would run for hours or fill the memory; no map is wider than the largest spacing.
 MAX_STEPS = 10_000
 MAX_SPACING = 256
 
 
 class Boundary(str, enum.Enum):
-    """What lies beyond the edge of a feature map.
+    """The values beyond the edge of a feature map.
 
     PERIODIC (published): the opposite edge. NEUMANN (zero flux): the mirror image about the wall, with the
     velocity normal to the wall mirrored in sign too, so that nothing crosses it. DIRICHLET: zero.
-    "zero-flux" and "zero" are taken for "neumann" and "dirichlet".
+    "zero-flux" and "zero" are accepted for "neumann" and "dirichlet".
 
     >>> Boundary("zero-flux")
     <Boundary.NEUMANN: 'neumann'>
@@ -45,8 +45,8 @@ class PDE:
     ----------
     steps: number K of time steps, an int from 0 to 10,000; 1 as in most published networks.
     dt: time step, in units of layer time, a finite number > 0; 0.2 as published.
-    spacing: (dx, dy) in pixels, ints from 1 to 256 (one int stands for both); the offset of the neighbours
-        that are read and the grid spacing at once. x runs along dim 2 (rows), y along dim 3 (columns).
+    spacing: (dx, dy) in pixels, ints from 1 to 256 (one int: both the same); both the offset of the
+        neighbours and the grid spacing. x runs along dim 2 (rows), y along dim 3 (columns).
     boundary: a `Boundary` or its value: "periodic" (published), "neumann" (zero flux)
         or "dirichlet" (zero).
     scheme: a `Scheme`; `DuFortFrankel()` as published.

@@ -1,6 +1,6 @@
-"""THE definition of the operator, in float64: one line per term, no tricks. Every backend answers to it.
+"""THE definition of the operator, in float64: one line per term. Every backend is tested against it.
 
-Neighbours are gathered by index, one by one, so that nothing here is shared with the backends.
+Neighbours are gathered by index, so that no code is shared with the backends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .schemes import DuFortFrankel, Field, Scheme
 
 
 def shifted(A: Tensor, axis: int, offset: int, boundary: Boundary, *, odd: bool = False) -> Tensor:
-    """`A[i + offset]` along `axis`, whatever lies beyond the edge taken from `boundary`.
+    """`A[i + offset]` along `axis`, with values beyond the edge from `boundary`.
 
     odd: the mirror image at a Neumann wall changes sign (velocities normal to the wall).
 
@@ -60,7 +60,7 @@ def _du_fort_frankel(
     By = Dy * dt / dy**2
     E = (ux + vy) * dt
     R = 1 / (1 + 2 * Bx + 2 * By)
-    h = h.clone()  # so that no steps give a tensor of its own
+    h = h.clone()  # so that zero steps return a new tensor, not the input
     for _ in range(pde.steps):
         total = (1 - 2 * Bx - 2 * By) * h_old
         total = total - 2 * E * h

@@ -1,14 +1,14 @@
 """Time schemes: each a small final class that states its step, order, stability limit and source.
 
-A scheme is data run by one driver (`eager.solve`): it turns the coefficient fields into step coefficients
-once, then advances from the levels (h_old, h) to the next one. It reads neighbours only through the function
-that the driver hands it, so it knows nothing of boundaries. `reference.py` writes each scheme out a second
-time, plainly.
+A scheme is run by one driver (`eager.solve`): it computes step coefficients from the coefficient fields once,
+then advances from the levels (h_old, h) to the next one. It reads neighbours only through the function that
+the driver passes in, so it does not depend on the boundary. `reference.py` states each scheme a second time,
+independently.
 
 Glossary
 --------
 symbol   meaning                                   axis             shape         unit
-h, h_old current level of the state, the one before                 (N, C, H, W)  feature
+h, h_old current, previous level of the state                       (N, C, H, W)  feature
 f        source                                                     (N, C, H, W)  feature / time
 u, v     velocity along x, y                       x: 2, y: 3       (N, C, H, W)  pixel / time
 Dx, Dy   diffusion along x, y                      x: 2, y: 3       as h or number  pixel^2 / time
@@ -42,7 +42,7 @@ X, Y = 2, 3
 
 
 class Scheme(ABC):
-    """How a level of the state follows from those before it. Schemes are stateless and compare by type."""
+    """Computes a level of the state from the two before it. Schemes are stateless and compare by type."""
 
     name: ClassVar[str]
     order_in_time: ClassVar[int]
@@ -53,7 +53,7 @@ class Scheme(ABC):
     def coefficients(
         self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE, neighbours: Neighbours
     ) -> Any:
-        """What the steps need of the fields; computed once, kept over all steps."""
+        """Step coefficients from the fields; computed once, used by all steps."""
 
     @abstractmethod
     def step(
@@ -63,7 +63,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def stability_ratio(self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE) -> Tensor:
-        """How near the coefficients are to the limit, per element: stable (frozen coefficients) iff <= 1."""
+        """Stability ratio per element: the scheme with frozen coefficients is stable iff it is <= 1."""
 
     @abstractmethod
     def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:

@@ -1,11 +1,11 @@
-"""The operators' contract, once: what each takes, in order, and what each returns.
+"""The operators' contract, stated once: the arguments of each, in order, and its results.
 
-An operator's arguments are the fields of a frozen dataclass; a field's kind says what is allowed. From them
-follow the schemas, packing and unpacking, the checks, what tracing sees, vmap and autograd (`torch_ops/`),
+An operator's arguments are the fields of a frozen dataclass; a field's kind says what is allowed. They define
+the schemas, packing and unpacking, the checks, the fake implementations, vmap and autograd (`torch_ops/`),
 the C++ structs and checks (`native/contract.py` writes `csrc/arguments.h` and `csrc/calls.h`), and the
 numbers by which C++ and Triton know boundaries and activations.
 
-Symbols are those of the glossary in `schemes.py`. A field that is a dataclass itself stands for its fields.
+Symbols are those of the glossary in `schemes.py`. A field that is itself a dataclass contributes its fields.
 
 To add an option: add a field here, use it in `torch_ops/decomposition.py` and in the kernels, and run
 `python -m globalcnn.ops.native.contract`.
@@ -46,7 +46,7 @@ class Map:
 class Parameter:
     """A tensor of these sizes: C is that of the maps, G is 2 (u, v) or 4 (u, v, Dx, Dy), k is odd.
 
-    Its dtype is the one that is computed in: float64 for float64 maps, float32 for all others.
+    Its dtype is that of the arithmetic: float64 for float64 maps, float32 for all others.
     """
 
     schema: ClassVar[str] = "Tensor"
@@ -274,8 +274,8 @@ class Argument:
 class Operator:
     """One operator `globalcnn::name`.
 
-    together: pairs of optional arguments of which both are given or neither. images_alone: it treats each
-    image of a batch alone.
+    together: pairs of optional arguments of which both are given or neither. images_alone: the images of a
+    batch are independent of each other.
     """
 
     name: str
@@ -383,7 +383,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @functools.cache
 def _fields(takes: type) -> tuple[tuple[str, Kind | type], ...]:
-    """The fields of an operator's dataclass: each a kind, or a dataclass that stands for its own."""
+    """The fields of an operator's dataclass, with nested dataclasses flattened."""
     hints = get_type_hints(takes, include_extras=True)
     return tuple((f.name, getattr(hints[f.name], "__metadata__", (hints[f.name],))[0]) for f in fields(takes))
 

@@ -1,6 +1,6 @@
 """Compile the native kernels with the machine's C++ compiler into one shared library in the user's cache.
 
-They stand on PyTorch's stable ABI, so one library serves every Python and every torch >= 2.10.
+They use PyTorch's stable ABI, so one library works with every Python and every torch >= 2.10.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build(
     to: Path | None = None,
     sources: Path = SOURCES,
 ) -> Path:
-    """Compile and put the library in its place; nothing is done if it is there already. Its path.
+    """Compile the library into its place, unless it is there already; return its path.
 
     force: compile in any case. to: another place than the user's cache. For checks of the kernels
     themselves: extra, further compiler flags (sanitizers); isas, for which instruction sets besides plain;
@@ -104,7 +104,7 @@ def _compile(compiler: str, sources: Path, folder: Path, extra: Sequence[str], i
     jobs, objects = [], []
     for name in (*KERNELS, *others):
         flags = [*COMMON, *(FLAGS.get(name, ()) if name in wanted else ()), *extra]
-        if name in others:  # these speak to PyTorch
+        if name in others:  # these use PyTorch's headers
             flags += [f"-I{root / 'include'}", TORCH_TARGET]
         made = folder / f"{name}.o"
         objects.append(made)

@@ -1,9 +1,9 @@
-"""Where the compiled kernels lie, and whether a file is a whole library of these sources.
+"""Where the compiled kernels are, and whether a file is a complete library of these sources.
 
 A library is looked for in three places: the file that GLOBALCNN_NATIVE_LIBRARY names; this package, where
-a wheel brings it; and the user's cache, where `build` puts it. Its name holds a hash of the sources and
+a wheel installs it; and the user's cache, where `build` puts it. Its name holds a hash of the sources and
 compiler flags, so a library of other sources is never loaded. Its last bytes are a checksum of all bytes
-before them, which the loader of the operating system ignores: loading a file cut short ends the process.
+before them, which the operating system's loader ignores: loading a truncated file would crash the process.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def file_name() -> str:
 
 
 def packaged_path() -> Path:
-    """Where a wheel brings the library."""
+    """Where a wheel installs the library."""
     return HERE / "lib" / file_name()
 
 
 def cache_folder() -> Path:
     """The user's cache: $GLOBALCNN_CACHE, else globalcnn/ in $XDG_CACHE_HOME or ~/.cache.
 
-    On macOS ~/Library/Caches stands for ~/.cache.
+    On macOS ~/Library/Caches instead of ~/.cache.
 
     Raises `UserError` where there is no home folder to put it in.
     """
@@ -96,7 +96,7 @@ def cached_path() -> Path:
 
 
 def find() -> tuple[Path | None, str | None]:
-    """(a sound library, None), or (None, why the one that is there cannot be used), or (None, None)."""
+    """(a valid library, None), or (None, why the one found cannot be used), or (None, None)."""
     named = os.environ.get("GLOBALCNN_NATIVE_LIBRARY")
     if named:
         path = Path(named)

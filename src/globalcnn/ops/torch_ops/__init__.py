@@ -1,8 +1,8 @@
 """The solve and the whole layer as PyTorch operators, `torch.ops.globalcnn.*`: one graph node each.
 
-`schemas.py` defines them as `ops/spec.py` says, with `decomposition.py` computing them in plain PyTorch where
-no fast backend is loaded; `autograd.py`, `vmap.py` and `flops.py` say how they are differentiated, mapped and
-counted. The fast backends register the computing itself, per device: `native/` on CPUs, `triton/` on CUDA.
+`schemas.py` defines them from `ops/spec.py`; `decomposition.py` computes them in plain PyTorch where no fast
+backend is loaded; `autograd.py`, `vmap.py` and `flops.py` register derivatives, batching rules and costs. The
+fast backends register their kernels per device: `native/` on CPUs, `triton/` on CUDA.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def pde_arguments(Dx: Field, Dy: Field, pde: PDE) -> Pde:
 
 
 def numbers(Dx: Field, Dy: Field, pde: PDE) -> tuple[Any, ...]:
-    """`pde_arguments` as they follow one another in the schemas."""
+    """`pde_arguments` in the order of the schemas."""
     return tuple(vars(pde_arguments(Dx, Dy, pde)).values())
 
 
@@ -43,7 +43,7 @@ def solve(
     h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
 ) -> Tensor:
     """The solve as one operator: signature and result of `eager.solve`. The scheme is DuFortFrankel."""
-    if isinstance(Dx, Tensor) != isinstance(Dy, Tensor):  # one a number, one a tensor: both become tensors
+    if isinstance(Dx, Tensor) != isinstance(Dy, Tensor):  # a number and a tensor: both become tensors
         Dx, Dy = (D if isinstance(D, Tensor) else torch.full_like(h, D) for D in (Dx, Dy))
     Dx_map, Dy_map = (D if isinstance(D, Tensor) else None for D in (Dx, Dy))
     given = Solve(h, h_old, f, u, v, Dx_map, Dy_map, pde_arguments(Dx, Dy, pde))

@@ -1,10 +1,10 @@
 """Derivatives of the operators: gradients by their backward operators, all others through plain PyTorch.
 
-operator            gradient            second and further      forward mode, torch.func
-solve               solve_backward      right (decomposition)   right (decomposition)
-layer               decomposition       right (decomposition)   right (decomposition)
-evolve              evolve_backward     right (decomposition)   right (decomposition)
-solve_backward,     decomposition       right (decomposition)   refused by name
+operator            gradient            higher orders           forward mode, torch.func
+solve               solve_backward      by decomposition          *by decomposition
+layer               decomposition       by decomposition          *by decomposition
+evolve              evolve_backward     by decomposition          *by decomposition
+solve_backward,     decomposition       by decomposition          refused by name
 evolve_backward
 
 The statistics mean and var that `evolve` returns have no gradients.
@@ -30,7 +30,8 @@ _BACKWARD = {"solve": spec.SOLVE_BACKWARD, "evolve": spec.EVOLVE_BACKWARD}
 
 
 def _save(operator: Operator, ctx: Any, values: Sequence[Any], results: Sequence[Tensor]) -> None:
-    """Keep all inputs, and of `evolve` the statistics: levels are computed again, so nothing grows with K."""
+    """Keep all inputs, and the statistics of `evolve`: levels are recomputed, so memory does not grow with
+    K."""
     tensors = [value if isinstance(value, Tensor) else None for value in values]
     ctx.save_for_backward(*tensors, *results[1:] if operator is spec.EVOLVE else ())
     ctx.values = [None if isinstance(value, Tensor) else value for value in values]

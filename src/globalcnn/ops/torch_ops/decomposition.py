@@ -1,6 +1,6 @@
 """The operators in plain PyTorch, on top of `eager.solve`.
 
-They compute where no fast backend is loaded or one does not know the dtype, and fast kernels are checked
+They are used where no fast backend is loaded or it does not support the dtype, and fast kernels are tested
 against them. Each takes the arguments of its schema, refuses what `spec.py` does not allow, and returns
 results that are laid out as the contract says.
 """
@@ -105,14 +105,14 @@ def vector_jacobian(
 def _leaf(value: Any, again: bool) -> Any:
     if not isinstance(value, Tensor):
         return value
-    if again and value.requires_grad:  # another name for it: what is found stays tied to where it came from
+    if again and value.requires_grad:  # an alias, so that the gradient found stays connected to its graph
         return value.view_as(value)
     return value.detach().requires_grad_()
 
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Autograd records inside, also within an operator's kernel, which is called below autograd."""
+    """Enable autograd inside an operator's kernel, which the dispatcher calls below autograd."""
     include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
     for key in ("AutogradCPU", "AutogradCUDA", "AutogradOther", "AutogradFunctionality", "ADInplaceOrView"):
         exclude = exclude.remove(getattr(torch._C.DispatchKey, key))
@@ -199,7 +199,7 @@ _PLAIN: dict[str, Callable[[Any], tuple[Tensor | None, ...]]] = {
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Each channel's own convolution, with zeros outside; weight (C, k, k)."""
+    """A depthwise convolution with zero padding; weight (C, k, k)."""
     channels, k, _ = weight.shape
     return F.conv2d(x, weight.unsqueeze(1), bias, padding=k // 2, groups=channels)
 
@@ -209,7 +209,7 @@ def _activation(act: int) -> Callable[[Tensor], Tensor]:
 
 
 def _pair(a: Tensor, b: Tensor, act: int, shared_product: bool) -> tuple[Tensor, Tensor]:
-    """Two coefficients, u and v or Dx and Dy, from what their activation follows."""
+    """Two coefficients, u and v or Dx and Dy, from their values before the activation."""
     activate = _activation(act)
     if shared_product:
         product = activate(a * activate(b))

@@ -1,6 +1,6 @@
-"""What the operators cost, for PyTorch's FLOP counters, which count two for a multiply-add.
+"""Costs of the operators for PyTorch's FLOP counters, which count a multiply-add as two.
 
-The solve written out is about one addition per multiply.
+The solve has about one addition per multiply.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _solve(given: Any) -> int:
 
 
 def _solve_backward(given: Any) -> int:
-    # the levels once more, and for each of them about two operations for one of the forward
+    # the levels once more, and for each of them about twice the operations of the forward
     return 3 * _solve(given)
 
 
@@ -46,7 +46,7 @@ def _layer(given: Any) -> int:
 
 
 def _evolve_backward(given: Any) -> int:
-    # gradients to the input and to the weights: two convolutions for one; the solve as in its own backward
+    # gradients of input and weights: two convolutions for each; the solve as in its own backward
     return 2 * 2 * _convolutions(given.h, given.weight) + 3 * _solve_in_layer(given)
 
 
@@ -61,7 +61,7 @@ FORMULAS: dict[str, Callable[[Any], int]] = {
 
 
 def register() -> None:
-    """Tell PyTorch's counters the formulas of the operators, which have been defined."""
+    """Register the formulas of the operators, which must be defined, with PyTorch's counters. Once."""
     for name, formula in FORMULAS.items():
         operator = getattr(torch.ops.globalcnn, name)
         register_flop_formula(operator)(_by_name(operator, formula))

@@ -1,4 +1,5 @@
-"""The schemas of the operators, what tracing sees of them, plain PyTorch as their first implementation."""
+"""Definition of the operators: schemas, fake implementations, and plain PyTorch as the default
+implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ def overload(operator: Operator) -> Any:
 
 
 def returned(results: tuple[Tensor, ...]) -> Any:
-    """As the schema says: a single result stands alone."""
+    """Results in the schema's type: a single one is not a tuple."""
     return results if len(results) > 1 else results[0]
 
 

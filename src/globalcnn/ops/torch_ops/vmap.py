@@ -1,7 +1,7 @@
 """How the operators are mapped by torch.vmap.
 
-Where each image is treated alone and only maps are mapped, the mapped dimension joins the batch; otherwise
-the operator is called for one entry after the other.
+Where images are independent and only feature maps are mapped, the mapped dimension joins the batch; otherwise
+the operator is called once per entry.
 """
 
 from __future__ import annotations

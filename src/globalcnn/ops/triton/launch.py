@@ -16,12 +16,12 @@ from ..spec import BOUNDARIES, Pde
 from . import passes
 from .parts import NUMBERS
 
-# elements of a program that goes over memory once, and the most that one holds on chip, in float32
+# elements per program of a pass over memory, and the most that a program holds on chip, in float32
 PASS_ELEMENTS = 512
 BACKWARD_ELEMENTS = 256
 CHIP_ELEMENTS = 4096
 LONGEST = 64  # the longest side of a plane on chip: two elements per lane of a warp
-# channels side by side that make reading channels-last planes worth while
+# contiguous channels from which reading channels-last planes pays
 SIDE_BY_SIDE = 4
 
 COMPUTE = {
@@ -75,7 +75,7 @@ def _side_by_side(A: Tensor) -> bool:
 
 
 def pass_tile(like: Tensor, elements: int) -> tuple[int, int]:
-    """P, S for a kernel that goes over memory once: first along what lies side by side."""
+    """P, S for a kernel that passes over memory once: largest along the contiguous axis."""
     channels, positions = _power_of_two(like.shape[1]), _power_of_two(like.shape[2] * like.shape[3])
     if _side_by_side(like):
         P = min(channels, 64, elements)
@@ -91,7 +91,7 @@ def plane_tile(like: Tensor, T: tl.dtype) -> tuple[int, int, int] | None:
     least = min(channels, SIDE_BY_SIDE) if _side_by_side(like) else 1
     if max(X, Y) > LONGEST or least * X * Y > room:
         return None
-    # more planes than these would only leave processors without work
+    # more planes would leave processors without work
     enough = max(least, 8 if _side_by_side(like) else PASS_ELEMENTS // (X * Y))
     return min(channels, room // (X * Y), enough), X, Y
 
@@ -99,7 +99,7 @@ def plane_tile(like: Tensor, T: tl.dtype) -> tuple[int, int, int] | None:
 def warps_for(tile: tuple[int, ...], per_thread: int = 4) -> int:
     """Threads for a tile, in warps of 32, each with about so many elements.
 
-    Where neighbours are exchanged, the lanes of a warp stand along their axis and warps along the others:
+    Where neighbours are exchanged, the lanes of a warp are along their axis and warps along the others:
     Triton 3.8 and older cannot gather where there are more warps than that.
     """
     warps = min(16, max(1, math.prod(tile) // (32 * per_thread)))
@@ -123,7 +123,7 @@ def launch(
 
 
 class Problem:
-    """What every launch of one solve is given."""
+    """Arguments of every launch of one solve."""
 
     def __init__(self, like: Tensor, T: tl.dtype, pde: Pde) -> None:
         self.like, self.T, self.wide = like, T, _WIDE[T]

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: places in a map, boundaries, loads and stores, coefficients, activations.
+"""Shared by the Triton kernels: places in a map, boundaries, loads and stores, coefficients, activations.
 
 A tensor is handed to a kernel as a view, (tensor, stride N, stride C, stride H, stride W), or None where
 there is none. A program works on a tile [P, S], P channels of one image by S positions of the plane, counted
@@ -68,7 +68,7 @@ def _into(m, period):
 
 @triton.jit
 def beyond(m, n, BOUNDARY: constexpr):
-    """Which index stands for index m of n, whether there is one, and whether it is a mirror image."""
+    """The index that m of n maps to, whether there is one, and whether it is a mirror image."""
     if BOUNDARY == PERIODIC:
         index, exists, mirrored = _into(m, n), m == m, m != m
     elif BOUNDARY == NEUMANN:  # a mirror at each wall makes the field periodic with period 2 n
@@ -155,7 +155,7 @@ def _relu6(x):
 
 @triton.jit
 def finish(x, scale, shift, residual, n, c, i, j, exists, C, T: constexpr, ACT: constexpr):
-    """What follows the evolution in a layer: act(x scale + shift) + residual; without scale x itself."""
+    """The end of a layer after the evolution: act(x scale + shift) + residual; without scale x itself."""
     if scale is not None:
         known = c < C
         x = x * tl.load(scale + c, mask=known, other=0.0).to(T)

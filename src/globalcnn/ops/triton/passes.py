@@ -1,7 +1,7 @@
 """Kernels for maps of any size: one step, and its adjoint, in one pass over memory each.
 
 A step reads neighbours by their address, from cache. Its adjoint gathers as well: an element collects from
-those places that read it in the step, so nothing is added to from two sides and there are no atomics.
+those places that read it in the step, so no two programs write one element and no atomics are needed.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
@@ -74,7 +74,7 @@ def step(
     out, h, h_old, f, u, v, Dx, Dy, scale, shift, residual, numbers, C, H, W, reach_x, reach_y,
     BOUNDARY: constexpr, ACT: constexpr, T: constexpr, PARTS: constexpr, P: constexpr, S: constexpr,
 ):  # fmt: skip
-    """out = the level after h; with `scale` what follows it in a layer, too."""
+    """out = the level after h; with `scale` also the end of a layer."""
     n, c, i, j, exists = tile(C, H, W, P, S)
     Bx, By, left, R = diffusion(Dx, Dy, n, c, i, j, exists, numbers, T, PARTS)
     two_E, x_minus, x_plus, y_minus, y_plus = around(
@@ -93,7 +93,7 @@ def step(
 def handed_over(
     grad, h, u, v, Dx, Dy, n, c, i, j, exists, numbers, ALONG_X: constexpr, T: constexpr, PARTS: constexpr,
 ):  # fmt: skip
-    """From one place of the step: the gradients of its two neighbours of h, and of -2 E, along one axis."""
+    """At one element of the step: the gradients of its two neighbours of h, and of -2 E, along one axis."""
     Bx, By, _, R = diffusion(Dx, Dy, n, c, i, j, exists, numbers, T, PARTS)
     m = R * at(grad, n, c, i, j, exists, T)
     if ALONG_X:
@@ -108,10 +108,10 @@ def collected(
     grad, h, u, v, Dx, Dy, n, c, i, j, exists, H, W, reach, numbers,
     ALONG_X: constexpr, BOUNDARY: constexpr, T: constexpr, PARTS: constexpr,
 ):  # fmt: skip
-    """Along one axis: what reaches the gradient of h, and that of the velocity through E.
+    """Along one axis: contributions to the gradient of h, and to that of the velocity through E.
 
-    It comes from all who read (i, j) in the step: the neighbours; at a Neumann wall also those who read the
-    mirror image of (i, j), with the velocity's sign changed.
+    They come from all elements that read (i, j) in the step: the neighbours; at a Neumann wall also those
+    that read the mirror image of (i, j), with the velocity's sign changed.
     """
     to_h = tl.zeros([1, 1], T)
     to_velocity = tl.zeros([1, 1], T)
@@ -150,9 +150,9 @@ def backward_step(
     """The adjoint of `step`.
 
     grad: gradient of the step's result; grad_later: that of the result one step later, of which h is the
-    older level, or None. to_h receives the gradient of h; to_h_old, unless None, that of h_old, which is
-    otherwise left to the pass for the step before. so_far, to: views for f, u, v, Dx, Dy; to = so_far + this
-    step's part.
+    older level, or None. to_h receives the gradient of h; to_h_old, unless None, that of h_old, which
+    otherwise the pass for the previous step computes. so_far, to: views for f, u, v, Dx, Dy; to = so_far +
+    this step's part.
     """
     n, c, i, j, exists = tile(C, H, W, P, S)
     ax, ay = number(numbers, 0, T, PARTS), number(numbers, 1, T, PARTS)
@@ -183,7 +183,7 @@ def backward_step(
             h, old, f, u, v, Bx, By, left, two_E, x_minus, x_plus, y_minus, y_plus,
             n, c, i, j, exists, numbers, T, PARTS,
         )  # fmt: skip
-        # R stands before everything, so its gradient is that of the result: -2 R m new for Bx and By alike
+        # R multiplies everything, so its gradient is that of the result: -2 R m new for both Bx and By
         through = old + R * new
         of_Bx, of_By = 2 * m * (x_minus + x_plus - through), 2 * m * (y_minus + y_plus - through)
         add_to(so_far[3], to[3], n, c, i, j, exists, number(numbers, 2, T, PARTS) * of_Bx, T)

@@ -31,7 +31,7 @@ def plane_tile(C, H, W, P: constexpr, X: constexpr, Y: constexpr):
 def shifted(A, m, n, AXIS: constexpr, BOUNDARY: constexpr, ODD: constexpr):
     """A at the indices m of n along an axis."""
     index, inside, mirrored = beyond(m, n, BOUNDARY)
-    # what stands in the tile beyond the map may read anything, but from within the tile
+    # lanes of the tile beyond the map may read any value, but only from within the tile
     index = tl.where(index < n, index, 0)
     value = tl.gather(A, tl.broadcast_to(index, A.shape), AXIS)
     if BOUNDARY == DIRICHLET:
@@ -91,7 +91,8 @@ def solve_planes(
 
 @triton.jit
 def weighted(weight, which: constexpr, tap, c, C, K: constexpr, T: constexpr):
-    """Of the convolution for field `which` one tap's weights, shaped as c; the biases with K = 1, tap 0."""
+    """The weights of one tap of the convolution for field `which`, shaped as c; the biases with K = 1, tap
+    0."""
     return tl.load(weight + (which * C + c) * (K * K) + tap, mask=c < C, other=0.0).to(T)
 
 

@@ -1,4 +1,4 @@
-"""The three operators on top of the kernels."""
+"""The operators `solve`, `solve_backward` and `layer`, launched from the kernels."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _adjoint(
             view(levels[k + 1]), view(levels[k]), *fields, view(to_h), view(gradients[1]) if last else None,
             so_far, sums, problem.numbers, *problem.sizes, **problem.settings, per_thread=2,
         )  # fmt: skip
-        spare = later if k < steps - 2 else None  # the caller's own gradient is not written to
+        spare = later if k < steps - 2 else None  # the caller's gradient must not be overwritten
         grad, later, so_far = to_h, grad, sums
 
 
