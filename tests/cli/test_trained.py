@@ -116,6 +116,16 @@ def test_another_order_of_the_classes_is_mapped(run: Any, pets: Path, tmp_path: 
     assert accuracy(run, pets, f"npz:{tmp_path / 'test.npz'}", tmp_path) > 0.9
 
 
+def test_classes_without_names(run: Any, pets: Path, tmp_path: Path) -> None:
+    held = arrays(("cat", "dog", "fox"), 30, 3)
+    del held["classes"]
+    np.savez(tmp_path / "test.npz", **held)
+    done = run("eval", pets, "--data", f"npz:{tmp_path / 'test.npz'}", "--device", "cpu")
+    refused(done, "The data numbers its classes: name them")
+    np.savez(tmp_path / "twice.npz", **held, classes=np.array(["cat", "dog", "dog"]))
+    refused(run("eval", pets, "--data", f"npz:{tmp_path / 'twice.npz'}", "--device", "cpu"), "twice")
+
+
 def test_a_test_set_with_placeholders_for_training_images(run: Any, pets: Path, tmp_path: Path) -> None:
     """Their mean and deviation are nobody's business."""
     held = arrays(("cat", "dog", "fox"), 30, 4)

@@ -187,6 +187,54 @@ def test_modules_that_do_not_fit(stripes: DataSource, model: Any, word: str, tmp
     assert not (tmp_path / "run").exists()
 
 
+class PairInTraining(nn.Module):
+    """As torchvision's networks with auxiliary outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits = self.inner(x)
+        return (logits, logits) if self.training else logits
+
+
+class WithoutGradients(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def one_value_per_channel() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 12), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "word"),
+    [
+        (PairInTraining(), 24, "in training mode the network returns tuple"),
+        (WithoutGradients(), 24, "forward computes without gradients"),
+        (one_value_per_channel(), 1, "take a larger batch_size"),
+        (nn.DataParallel(net()), 24, "give the module inside"),
+    ],
+    ids=["pair", "no gradients", "one value", "wrapped"],
+)
+def test_modules_that_cannot_be_trained(stripes: DataSource, model: nn.Module, batch: int, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        train(model, stripes, QUICK.replace(batch_size=batch), device="cpu")
+
+
+def test_what_torch_compile_wraps_is_trained(stripes: DataSource, tmp_path: Path) -> None:
+    model = net()
+    result = train(torch.compile(model), stripes, QUICK.replace(epochs=1), out=tmp_path, device="cpu")
+    assert result.model is model
+    assert not [k for k in read_weights(tmp_path / "last.safetensors")[0] if "_orig_mod" in k]
+
+
 def test_dropout_of_the_recipe_is_the_constructors(stripes: DataSource) -> None:
     with pytest.raises(UserError, match=r"drop_rate=0.3 is a setting of the network's constructor"):
         train(net(), stripes, QUICK.replace(drop_rate=0.3), device="cpu")

@@ -14,6 +14,7 @@ from ..data.source import check_split
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..measure import environment
+from ..measure.probe import check_runs
 from ..models import load_with_card, shown_name
 from ..models.weights import find_weights
 from ..train import Evaluation, as_trained, evaluate
@@ -69,12 +70,15 @@ def run(args: Args) -> None:
     )
     told = run_of(args.checkpoint)
     data = args.images.of(told, card.image_size).load(
-        validation=_held_out(args.validation, told), seed=_seed(args.seed, told), num_classes=card.num_classes
+        validation=_held_out(args.validation, told),
+        seed=_seed(args.seed, told),
+        num_classes=len(card.classes) or card.num_classes,
     )
     say_notes(data)
     data, numbers = as_trained(card, data)
     if numbers is not None:
         say("note: the classes of the data are matched with those of the training by name")
+    check_runs(model, (data.in_chans, *data.image_size))
     device = make_accelerator(args.device, "no").device
     loader = data.loader(args.split, args.batch_size, shuffle=False, device=device, skip_damaged=True)
     result = evaluate(model.to(device), loader, card.num_classes, labels_as=numbers)

@@ -164,7 +164,7 @@ class Trainer:
     def _step(self, images: Tensor, targets: Tensor, i: int) -> tuple[float, Outcome]:
         self.optimizer.zero_grad()
         with self.accelerator.autocast():
-            outcome = Outcome(*self.wrapped(images, targets))
+            outcome = self._outcome(images, targets)
         value = outcome.loss.item()
         if not math.isfinite(value):
             place = where_it_began(self.model, images)
@@ -181,6 +181,23 @@ class Trainer:
             self._evaluations[1] += max(m.backward_evaluations for m in self._implicit)
         figures = {name: scalar.detach() for name, scalar in outcome.figures.items()}
         return value, Outcome(outcome.loss.detach(), outcome.logits.detach(), figures)
+
+    def _outcome(self, images: Tensor, targets: Tensor) -> Outcome:
+        try:
+            outcome = Outcome(*self.wrapped(images, targets))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"a norm of the network cannot train on {len(images)} image(s) of this size ({error}): "
+                "take a larger batch_size, or larger images"
+            ) from error
+        if not outcome.loss.requires_grad:
+            raise UserError(
+                "the loss does not depend on the network's parameters: its forward computes without "
+                "gradients, as an optimised network does; train the network that it was made of"
+            )
+        return outcome
 
     def judge(self, loader: Loader, weights: nn.Module | None = None) -> Evaluation:
         """Evaluate over all processes, with the weights that would be kept (or those of another module)."""

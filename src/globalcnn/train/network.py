@@ -58,6 +58,16 @@ def build_for(
     )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module to train: what `torch.compile` wraps; wrappers for several devices are refused."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UserError(
+            f"model is wrapped in {type(model).__name__}: give the module inside, model.module; several "
+            "processes are started by torchrun"
+        )
+    return getattr(model, "_orig_mod", model)
+
+
 def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Source | None = None) -> Card:
     """What will be trained, once one image has gone through the network.
 

@@ -85,6 +85,12 @@ class CrossEntropy(Objective):
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Outcome:
         logits = model(images)
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                f"in training mode the network returns {type(logits).__name__}, not logits alone: build it "
+                "without auxiliary outputs (torchvision's: aux_logits=False), or write an Objective that "
+                "takes them"
+            )
         return Outcome(self.loss(logits, targets), logits, {})
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def predict(
         )
     names = class_names(card)
     network = model.eval().to(device)
-    waiting = iter(map(os.fspath, paths))
+    waiting = iter([str(os.fspath(path)) for path in paths])
     while batch := list(islice(waiting, BATCH)):
         images = torch.stack([prepared(path, card) for path in batch]).to(device)
         with torch.no_grad():

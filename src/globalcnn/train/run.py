@@ -19,7 +19,7 @@ from ..models import Card, Source, parse_source
 from .evaluate import Evaluation
 from .folder import RunFolder, check_out
 from .loop import Trainer
-from .network import card_for
+from .network import card_for, unwrapped
 from .objectives import Objective, default_objective
 from .progress import EpochResult, Reporter, Silent
 from .recipe import Recipe
@@ -97,6 +97,7 @@ def train(
     if objective is not None and not isinstance(objective, Objective):
         raise UserTypeError(f"objective={objective!r} must be an Objective, such as CrossEntropy()")
     folder = None if out is None else Path(out)
+    model = unwrapped(model)
     checked_seed(seed)
     data = as_source(data, recipe, seed)
     check_out(folder, resume=resume, overwrite=overwrite)
@@ -138,7 +139,7 @@ def as_source(data: Any, recipe: Recipe, seed: int) -> DataSource:
     """What `train` takes for data, as a source; the recipe's share of it is held out."""
     if isinstance(data, DataSource):
         return data
-    how = {"validation": recipe.validation, "seed": seed}
+    how: dict[str, Any] = {"validation": recipe.validation, "seed": seed}
     if isinstance(data, tuple) and len(data) == 2:
         return from_arrays(*data, **how)
     if isinstance(data, Mapping):
@@ -216,7 +217,7 @@ def _finish(
             raise UserError(_finished_without_test(error, folder)) from error
         left_out = loader.damaged
     model.load_state_dict(last)
-    model.to("cpu", memory_format=torch.contiguous_format)
+    model.to("cpu").to(memory_format=torch.contiguous_format)
     folder.summarise(history, test, best_test, best_epoch, left_out)
     return RunResult(model.eval(), card, test, best_test, best_epoch, tuple(history), left_out)
 

@@ -102,4 +102,15 @@ def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
 
 def make_average(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
     """The averaged copy of the network, if the recipe averages."""
-    return ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+    if not recipe.ema_decay:
+        return None
+    try:
+        return ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"recipe: ema_decay={recipe.ema_decay} averages weights in a copy of the network, and "
+            f"{type(model).__name__} cannot be copied ({first}): take ema_decay=0.0"
+        ) from error

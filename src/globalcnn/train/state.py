@@ -78,7 +78,7 @@ def check_state(state: dict[str, Any], *, epochs: int, path: Path) -> None:
 
 def _what_is_wrong(state: dict[str, Any], epochs: int) -> str:
     epoch, history, best = (state.get(k) for k in ("epoch", "history", "best_accuracy"))
-    if not _whole(epoch) or not 0 <= epoch <= epochs:
+    if not isinstance(epoch, int) or not _whole(epoch) or not 0 <= epoch <= epochs:
         return f"its epoch is {epoch!r}, which must be a whole number from 0 to {epochs}"
     if best is not None and not _number(best):
         return f"its best accuracy is {best!r}, which must be a number or nothing"

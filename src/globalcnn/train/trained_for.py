@@ -44,6 +44,11 @@ def class_numbers(card: Card, data: DataSource) -> Tensor | None:
         return None
     if tuple(card.classes) == tuple(data.classes):
         return None
+    if len(set(card.classes)) < len(card.classes) or len(set(data.classes)) < len(data.classes):
+        raise UserError(
+            f"the classes of {data.name!r} cannot be matched with those of {card.label!r} by name: a name "
+            "stands twice"
+        )
     unknown = [name for name in data.classes if name not in card.classes]
     if unknown:
         raise UserError(_unknown_classes(card, data, unknown))
@@ -58,6 +63,8 @@ def _unknown_classes(card: Card, data: DataSource, unknown: Sequence[str]) -> st
     if near:
         pairs = ", ".join(f"{name!r} and {other!r}" for name, other in near[:5])
         return f"{text}: {known}. {pairs} differ only in case: give the classes their names of the training"
+    if all(name.isdecimal() for name in data.classes):
+        return f"{text}: {known}. The data numbers its classes: name them (an npz in the array 'classes')"
     return f"{text}: {known}. Give data of these classes, or train a network on this data"
 
 
