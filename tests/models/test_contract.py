@@ -402,6 +402,18 @@ def test_exported(name):
     assert not [n for n in program.graph.nodes if "roll" in str(n.target)]
 
 
+@every_kind
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced(name):
+    """By torch.fx and by torch.jit, as feature extractors, TensorBoard and converters do."""
+    can(name, "export")
+    net, x = model(name), images(name)
+    if not any(isinstance(m, ImplicitLayer) for m in net.modules()):  # they look at the state while they step
+        assert relative_error(torch.fx.symbolic_trace(net)(x), net(x)) < 1e-4
+    assert relative_error(torch.jit.trace(net, x, check_trace=False)(x), net(x)) < 1e-4
+
+
 @pytest.mark.slow
 @every_kind
 @torch.no_grad()

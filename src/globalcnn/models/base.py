@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d, get_act_layer, get_norm_act_layer, get_norm_layer
 from torch import Tensor, nn
@@ -238,6 +239,11 @@ def norm_and_activation(norm: Any, act: Any) -> Any:
             f"norm_layer={norm!r} has no variant with an activation in timm; take 'batchnorm2d', 'groupnorm' "
             "or 'groupnorm1'"
         ) from None
+
+
+def shape_is_known(x: Tensor) -> bool:
+    """Whether an input can be checked: not while a graph is traced, which would hold the check's outcome."""
+    return not (isinstance(x, torch.fx.Proxy) or torch.jit.is_tracing())  # type: ignore[no-untyped-call]
 
 
 def rising(rate: float, count: int) -> list[float]:

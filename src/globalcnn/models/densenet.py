@@ -29,6 +29,7 @@ from .base import (
     init_by_fan_out,
     norm_and_activation,
     normalisation,
+    shape_is_known,
 )
 from .registry import register_cifar
 
@@ -113,7 +114,7 @@ class DenseNet(ImageClassifier):
             nn.init.zeros_(classifier.bias)
 
     def run_features(self, x: Tensor, keep: Keep) -> Tensor:
-        if min(x.shape[-2:]) < self.reduction:
+        if shape_is_known(x) and min(x.shape[-2:]) < self.reduction:
             raise UserError(
                 f"the image is {x.shape[-2]} x {x.shape[-1]}; this DenseNet pools it to 1 / {self.reduction} "
                 f"and needs at least {self.reduction} x {self.reduction}"

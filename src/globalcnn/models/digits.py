@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..nn import Evolution, Fields
 from ..nn.mode import eval_mode
+from ..nn.tracing import solve_plain
 from ..ops import PDE, solve
 from .base import ImageClassifier, Keep, check_in_chans, checked_rate, feature
 from .mnist import MEAN, STD
@@ -94,7 +97,12 @@ class GlobalBody(nn.Module):
         return F.relu(self.norm(self._solve(f, self.g(f).to(f.dtype), self.pde)))
 
     def _solve(self, f: Tensor, velocity: Tensor, pde: PDE) -> Tensor:
-        return solve(f, f, f, velocity, velocity, self.diffusivity, self.diffusivity, pde)
+        fields = (f, f, f, velocity, velocity, self.diffusivity, self.diffusivity)
+        if isinstance(f, torch.fx.Proxy):  # torch.fx: one node, since the solve checks shapes
+            numbers = (pde.steps, pde.dt, pde.spacing, str(pde.boundary.value))
+            tracer: Any = f.tracer
+            return tracer.create_proxy("call_function", solve_plain, (*fields, *numbers), {})
+        return solve(*fields, pde)
 
     @torch.no_grad()
     def evolution(self, f: Tensor) -> Evolution:

@@ -136,7 +136,7 @@ class MobileGlobal(ImageClassifier):
         """Logits of a feature map; with `pre_logits` what the linear layer would read."""
         x = self.global_pool(x)
         if self.pool_first:
-            pooled = x.ndim == 2
+            pooled = not isinstance(self.global_pool, nn.Identity)
             x = self.act2(self.conv_head(x[:, :, None, None] if pooled else x))
             x = x.flatten(1) if pooled else x
         if self.drop_rate:
