@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.fx
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..nn import Evolution, Fields
 from ..nn.mode import eval_mode
-from ..nn.tracing import solve_plain
+from ..nn.tracing import call_node
 from ..ops import PDE, solve
 from .base import ImageClassifier, Keep, check_in_chans, checked_rate, feature
 from .mnist import MEAN, STD
@@ -94,14 +93,13 @@ class GlobalBody(nn.Module):
         self.pde = pde
 
     def forward(self, f: Tensor) -> Tensor:
+        if isinstance(f, torch.fx.Proxy):  # one node, since the solve checks shapes
+            node: Tensor = call_node(self, f, None)
+            return node
         return F.relu(self.norm(self._solve(f, self.g(f).to(f.dtype), self.pde)))
 
     def _solve(self, f: Tensor, velocity: Tensor, pde: PDE) -> Tensor:
         fields = (f, f, f, velocity, velocity, self.diffusivity, self.diffusivity)
-        if isinstance(f, torch.fx.Proxy):  # torch.fx: one node, since the solve checks shapes
-            numbers = (pde.steps, pde.dt, pde.spacing, str(pde.boundary.value))
-            tracer: Any = f.tracer
-            return tracer.create_proxy("call_function", solve_plain, (*fields, *numbers), {})
         return solve(*fields, pde)
 
     @torch.no_grad()
