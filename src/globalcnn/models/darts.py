@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..nn import GlobalLayer
+from ..nn.pooling import grid_average
 from ..ops import PDE
 from .base import ImageClassifier, Keep, check_in_chans, feature, keep_nothing
 from .darts_cells import DARTS_V2, NODES, Cell, DropPath, Genotype
@@ -56,7 +56,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier: nn.Module = linear() if num_classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(F.adaptive_avg_pool2d(x, self.side))
+        x = self.features(grid_average(x, self.side))
         logits: Tensor = self.classifier(x.flatten(1))
         return logits
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..nn import Evolution, Fields
 from ..nn.mode import eval_mode
+from ..nn.pooling import grid_average
 from ..nn.tracing import call_node
 from ..ops import PDE, solve
 from .base import ImageClassifier, Keep, check_in_chans, checked_rate, feature
@@ -122,7 +123,7 @@ class GridPool(nn.Module):
     """Average to 7 x 7 and flatten: (N, 1, h, w) to (N, 49)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, GRID).flatten(1)
+        return grid_average(x, GRID).flatten(1)
 
 
 def grid_pooling(kind: str) -> nn.Module:

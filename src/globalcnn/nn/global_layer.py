@@ -30,6 +30,12 @@ class GlobalLayer(nn.Module):
     dx = dy = 1, periodic; then BatchNorm and ReLU. Input and output (N, C, H, W), any H, W >= 1; with an
     `init` block the output has the shape of that block's.
 
+    Conventions, all of them published ones. **Sign**: with `+div((u, v) H)` features move towards -(u, v),
+    docs/images/moving_blob.png. **Axes**: x is the row (dim 2; u, Dx, dx act along it), y the column (dim 3;
+    v, Dy, dy). **Step**: a leapfrog: each level follows from the one two before it over 2 dt, and H_old is
+    the input at the start, so K steps move features by 2 dt ceil(K / 2) times the velocity, and K = 1 adds
+    2 dt f. **Edges**: periodic; `PDE(boundary=...)` also takes "neumann" (zero flux) and "dirichlet" (zero).
+
     Parameters
     ----------
     channels: C of the state (what `init` returns, if there is one).
