@@ -522,7 +522,7 @@ def test_inputs_that_do_not_fit():
         layer(torch.randn(4, 6, 5))
     with pytest.raises(UserError, match=re.escape("its init block's output has shape (2, 7, 3, 3)")):
         GlobalLayer(C, init=OneToMany(3, 7))(torch.randn(2, 3, 6, 5))
-    with pytest.raises(UserError, match="a second input came, but there is no init block"):
+    with pytest.raises(UserError, match="got a second input, but there is no init block"):
         layer(torch.randn(2, C, 6, 5), torch.randn(2, C, 6, 5))
 
 

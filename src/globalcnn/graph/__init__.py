@@ -1,4 +1,4 @@
-"""What optimize, condense and export share: tracing of shapes, folding of norms, replacing a named child."""
+"""Operations on any network: tracing of shapes, folding of norms, replacing a named child."""
 
 from .folding import Folding, fold_batch_norms, is_altered
 from .replace import replace_module

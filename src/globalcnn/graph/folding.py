@@ -54,9 +54,9 @@ _METHODS = (
 
 @dataclass(frozen=True)
 class Folding:
-    """What `fold_batch_norms` did.
+    """The result of `fold_batch_norms`.
 
-    norms: qualified names of the norms that are folded; notes: what stood in the way of others, in words.
+    norms: qualified names of the norms that were folded; notes: why others were not, as sentences.
     """
 
     norms: tuple[str, ...]
@@ -66,12 +66,12 @@ class Folding:
 def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> Folding:
     """Fold every BatchNorm that directly follows a convolution or linear layer into it, in place.
 
-    `model` must be in eval mode; a norm in training mode or without running statistics stays. Folded are
-    `Conv2d` with `BatchNorm2d`, timm's `Conv2dSame` and `BatchNormAct2d` among them, and, given an example,
-    `Linear` with `BatchNorm1d`. In a norm's place stays an identity, or timm's dropout and activation.
+    `model` must be in eval mode; a norm in training mode or without running statistics is kept. It
+    folds `Conv2d` with `BatchNorm2d`, including timm's `Conv2dSame` and `BatchNormAct2d`, and, given an
+    example, `Linear` with `BatchNorm1d`. A folded norm becomes an identity, or timm's dropout and activation.
 
     example: a batch for the network. A network that torch.fx cannot trace as a whole is traced part by part,
-    and the example shows whether its layers are called by those parts alone; without one, they stay.
+    and the example shows whether its layers are called only by those parts; without one, they are kept.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     >>> fold_batch_norms(net).norms
@@ -87,7 +87,7 @@ def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> Folding
 
 
 def _roots(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The network, and inside the layers that are traced as one node what is ordinary network again."""
+    """The network, and the ordinary networks inside layers that are traced as one node."""
     yield "", model
     for name, layer in list(model.named_modules()):
         if type(layer) is not GlobalLayer or is_altered(layer):
@@ -95,14 +95,14 @@ def _roots(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         prefix = f"{name}." if name else ""
         if layer.init is not None:
             yield f"{prefix}init", layer.init
-        if FusedGlobalLayer.from_layer(layer) is None:  # the fused layer folds these by itself
+        if FusedGlobalLayer.from_layer(layer) is None:  # the fused layer folds these itself
             for part in ("velocity_x", "velocity_y", "diffusion_x", "diffusion_y"):
                 if hasattr(layer, part):
                     yield f"{prefix}{part}", layer.get_submodule(part)
 
 
 class _Work:
-    """One run over a network: what is known of its calls, and what has been folded."""
+    """One pass over a network: the calls seen so far, and the norms folded."""
 
     def __init__(self, model: nn.Module, calls: ShapeTrace | None) -> None:
         self.model = model
@@ -121,7 +121,7 @@ class _Work:
             if "forward" in vars(root):
                 raise TypeError("its forward was replaced on the instance")
             graph = tracer.trace_cleanly(root)
-        except Exception as error:  # whatever a network's Python code does with a stand-in for a tensor
+        except Exception as error:  # a network's Python code may do anything with a placeholder for a tensor
             if not isinstance(root, (nn.ModuleList, nn.ModuleDict)):
                 reason = (str(error).splitlines() or [""])[0][:100]
                 self.notes.append(
@@ -194,7 +194,7 @@ class _Work:
 
 
 class _Tracer(torch.fx.Tracer):
-    """Follows a forward down to PyTorch's layers, ours that solve, those that timm says to stop at, and those
+    """Traces a forward down to PyTorch's layers, Global and implicit layers, timm's leaf modules, and modules
     that a user altered."""
 
     def __init__(self) -> None:
@@ -203,7 +203,8 @@ class _Tracer(torch.fx.Tracer):
         self._read: set[int] = set()
 
     def trace_cleanly(self, root: nn.Module) -> torch.fx.Graph:
-        """The graph of `root`; what its forward writes into attributes is undone: it would be stand-ins."""
+        """The graph of `root`; its forward's writes to attributes are undone, since they hold
+        placeholders."""
         before = [(m, dict(vars(m))) for m in root.modules()]
         try:
             return self.trace(root)
@@ -217,7 +218,7 @@ class _Tracer(torch.fx.Tracer):
         return isinstance(module, self.leaves) or is_altered(module) or super().is_leaf_module(module, name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """An attribute of a module, asked for by a forward that is traced: tensors are noted."""
+        """An attribute of a module that a traced forward reads: tensors are recorded."""
         if isinstance(attr_val, Tensor):
             self._read.add(id(attr_val))
         return super().getattr(attr, attr_val, parameter_proxy_cache)

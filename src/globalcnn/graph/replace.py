@@ -13,15 +13,14 @@ from ..errors import UserError, UserTypeError, unknown_name
 def replace_module(root: nn.Module, name: str, *, new: nn.Module) -> nn.Module:
     """Put `new` in the place of the submodule `name` of `root`; returns the network with it.
 
-    A module that is registered under several names is replaced under all of them, so that what was shared
-    stays shared. Order and names of the children, and thus of the state dict, stay. The name "" stands for
-    the network itself: then `new` is returned, and nothing is changed. `new` is taken as it is: mode, device,
-    dtype and hooks are the caller's. It may contain the old module.
+    A module that is registered under several names is replaced under all of them, so that it remains shared.
+    Order and names of the children, and thus of the state dict, are kept. The name "" means the network
+    itself: then `new` is returned, and nothing is changed. `new` is not changed: mode, device, dtype and
+    hooks are the caller's. It may contain the old module.
 
     Raises `UserTypeError` where `root` or `new` is not a module; `UserError` where there is no such
     submodule, where `new` contains the parent of its place, or where the old module is also held by a plain
-    Python attribute (a list of layers beside the registered ones, for instance), which would go on calling
-    it.
+    Python attribute (a list of layers besides the registered ones, for instance), which would still call it.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     >>> replace_module(net, "1", new=nn.SiLU())[1]

@@ -1,4 +1,4 @@
-"""Tracing of shapes: what goes into and comes out of every call of every module in one forward pass."""
+"""Tracing of shapes: inputs and outputs of every call of every module in one forward pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
-        """What its elements take in memory."""
+        """Bytes of its elements."""
         return self.numel() * self.dtype.itemsize
 
 
@@ -50,12 +50,12 @@ class Call:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of the one tensor that went in; a `UserError` where there were none or several."""
+        """The shape of the only input tensor; `UserError` if there were none or several."""
         return self._only(self.inputs, "takes").shape
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of the one tensor that came out; a `UserError` where there were none or several."""
+        """The shape of the only output tensor; `UserError` if there were none or several."""
         return self._only(self.outputs, "returns").shape
 
     def _only(self, tensors: tuple[TensorInfo, ...], verb: str) -> TensorInfo:
@@ -102,9 +102,9 @@ def trace_shapes(
     """Run `model` once in eval mode, without gradients, and record the shapes at every call of a module.
 
     The forward is executed with real tensors, so it may branch on shapes or values, assert, take several
-    inputs, call a module many times or never. Not seen: modules whose `forward` is called past `__call__`,
-    what is inside TorchScript modules, and what functions compute. The model is left as it was: training
-    flags, buffers, hooks; so are the random number generators and the grad mode.
+    inputs, call a module many times or never. Not recorded: calls of `forward` that bypass `__call__`,
+    the inside of TorchScript modules, and functions. The model is restored: training flags, buffers, hooks;
+    so are the random number generators and the grad mode.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def trace_shapes(
 
 
 class _Recorder:
-    """Hooks on every module that keep a stack of the calls under way."""
+    """Hooks on every module that keep a stack of the active calls."""
 
     def __init__(self, model: nn.Module) -> None:
         self.first = {module: name for name, module in model.named_modules()}
@@ -150,7 +150,7 @@ class _Recorder:
         for module in self.first:
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            # first before and last after the user's own hooks, which may call modules or change the output
+            # runs before and after the user's own hooks, which may call modules or change the output
             before = module.register_forward_pre_hook(self.begin, prepend=True, with_kwargs=True)
             # also where the forward raises: a network may catch that
             after = module.register_forward_hook(self.end, with_kwargs=True, always_call=True)

@@ -1,4 +1,4 @@
-"""Eval mode for a while, after which a network is what it was."""
+"""A context manager for eval mode that restores the network afterwards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def eval_mode(*models: nn.Module) -> Iterator[None]:
-    """Put the models into eval mode; afterwards their training flags and buffers are what they were.
+    """Put the models into eval mode; afterwards restore their training flags and buffers.
 
     Each submodule gets its own flag back, also those that were frozen in eval mode before. Buffers are
     restored in value and as objects; those that a forward registered are removed. The random number
-    generators, too, go on from where they stood: a forward that draws numbers in eval mode leaves no trace.
+    generators are restored too: a forward that draws numbers in eval mode does not change later draws.
 
     >>> norm = nn.BatchNorm2d(3)
     >>> with eval_mode(norm):

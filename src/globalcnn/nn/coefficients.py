@@ -34,7 +34,7 @@ def pointwise(channels: int, kernel_size: int, bias: bool) -> nn.Module:
 
 
 def identity(channels: int, kernel_size: int, bias: bool) -> nn.Module:
-    """The features themselves: no parameters but those of the norm."""
+    """The features themselves; only the norm has parameters."""
     return nn.Identity()
 
 
@@ -120,7 +120,7 @@ class Coefficient(nn.Module):
 
 
 def check_kernel_size(kernel_size: int) -> None:
-    """A kernel that keeps H and W has an odd side."""
+    """Only kernels with an odd side keep H and W."""
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
         raise UserTypeError(f"kernel_size={kernel_size!r} must be an odd whole number, such as 3")
     if kernel_size < 1 or kernel_size % 2 == 0:

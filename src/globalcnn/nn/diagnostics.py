@@ -1,4 +1,4 @@
-"""What a Global layer did to one input: the fields that it predicted, its levels, its margin of stability."""
+"""Diagnostics of a Global layer for one input: predicted fields, levels, stability ratio."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Fields:
 
 @dataclass(frozen=True)
 class Stability:
-    """How near the coefficients are to the scheme's limit. A ratio <= 1 is stable (frozen coefficients).
+    """The coefficients compared with the scheme's stability limit: <= 1 is stable (frozen coefficients).
 
-    ratio: largest ratio over all elements; share_over: share of elements above 1; worst_channel: where the
-    largest sits; speed: largest |(u, v)|, pixels per unit of time; diffusion: smallest of Dx and Dy.
+    ratio: largest ratio over all elements; share_over: share of elements above 1; worst_channel: the channel
+    of the largest; speed: largest |(u, v)|, pixels per unit of time; diffusion: smallest of Dx and Dy.
     """
 
     ratio: float
@@ -51,7 +51,8 @@ class Stability:
 
 @dataclass(frozen=True)
 class Evolution:
-    """The state at every step for one input: `levels[k]` is H after k steps; the fields that drove it."""
+    """The state at every step for one input, `levels[k]` being H after k steps, and the coefficient
+    fields."""
 
     source: Tensor
     levels: tuple[Tensor, ...]

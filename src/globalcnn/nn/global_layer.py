@@ -1,4 +1,4 @@
-"""`GlobalLayer`: lets a feature map evolve, channel by channel, under an advection-diffusion equation."""
+"""`GlobalLayer`: evolves a feature map, channel by channel, under an advection-diffusion equation."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class GlobalLayer(nn.Module):
     velocity_from: predict u, v from "h" (after init, published) or "f" (before it).
     start_from: level before the first, H_old: "f" (published) or "h".
     source: whether f enters the equation as its source; True.
-    init: block that makes h of f; None for identity. If it changes the shape, f becomes h too. It may take
-        two inputs, see `forward`.
-    norm_eps: eps of the four coefficient norms; None stands for `float(channels)`, which keeps velocities
+    init: block that computes h from f; None for identity. If it changes the shape, f becomes h too. It may
+        take two inputs, see `forward`.
+    norm_eps: eps of the four coefficient norms; None means `float(channels)`, which keeps velocities
         small; the ImageNet networks use 1e-5.
     residual: add f after the activation; False.
     act: activation module class, also in the coefficients; nn.ReLU.
@@ -175,9 +175,9 @@ class GlobalLayer(nn.Module):
         before: a second input for an init block of two inputs, which is called as `init(before, f)` (as
         DARTS cells are).
 
-        Where fast kernels can compute it, the layer is one operator in eval mode without gradients; in
-        training, on the CPU, all of it up to the output norm is one. Else it runs module by module. `explain`
-        says which way an input takes, and why.
+        Where fast kernels support it, the layer runs as one operator in eval mode without gradients; in
+        training on the CPU, all of it up to the output norm is one operator. Otherwise it runs module by
+        module. `explain` says which of these an input takes, and why.
         """
         if isinstance(f, torch.fx.Proxy):
             return traced_call(self, f, before)
@@ -191,9 +191,9 @@ class GlobalLayer(nn.Module):
         return self._finish(self._solve(h, f, self.fields(h, f), self.pde), f)
 
     def explain(self, f: Tensor, before: Tensor | None = None) -> str:
-        """Which way a forward of `f` would take as things are (mode, gradients, dtype, kernels), and why.
+        """How a forward of `f` would run now (given mode, gradients, dtype, kernels), and why.
 
-        The layer does not run; an init block does, in eval mode, since its output is what matters.
+        The layer does not run; an init block does, in eval mode, since the decision depends on its output.
         Raises as `forward` for inputs that do not fit.
 
         >>> layer = GlobalLayer(4, act=torch.nn.Tanh)
@@ -208,9 +208,9 @@ class GlobalLayer(nn.Module):
         return str(decide(self, h, source, differentiate=differentiate))
 
     def evolution(self, f: Tensor, before: Tensor | None = None) -> Evolution:
-        """What the PDE does to `f`: the state at every step 0..K and the fields that drive it. For pictures.
+        """The evolution of `f`: the state at every step 0..K, and the coefficient fields. For pictures.
 
-        In eval mode, whatever the mode of the layer, which is left as it was.
+        Runs in eval mode; the layer's own mode is restored.
 
         >>> layer = GlobalLayer(4, PDE(steps=3))
         >>> len(layer.evolution(torch.randn(1, 4, 8, 8)).levels)
@@ -219,11 +219,10 @@ class GlobalLayer(nn.Module):
         return evolution_of(self, f, before)
 
     def stability(self, f: Tensor, before: Tensor | None = None) -> Stability:
-        """How near the coefficients predicted for `f` are to the scheme's limit.
+        """The coefficients predicted for `f`, compared with the scheme's stability limit.
 
         Nothing in the layer enforces the limit; a ratio above 1 means that some wavelength can grow from
-        step to step, which matters the more steps there are. In eval mode, whatever the mode of the layer,
-        which is left as it was.
+        step to step, which matters more with more steps. Runs in eval mode; the layer's own mode is restored.
 
         >>> layer = GlobalLayer(4)
         >>> layer.stability(torch.zeros(1, 4, 8, 8)).stable
@@ -232,7 +231,7 @@ class GlobalLayer(nn.Module):
         return stability_of(self, f, before)
 
     def pde_multiplies(self, height: int, width: int) -> int:
-        """Multiplies of the solve for one image, elementwise, written out (published counts omit them).
+        """Elementwise multiplies of the solve for one image (published counts omit them).
 
         >>> GlobalLayer(16).pde_multiplies(32, 32)
         458752
@@ -245,7 +244,7 @@ class GlobalLayer(nn.Module):
         return each * self.channels * height * width
 
     def extra_repr(self) -> str:
-        """The settings that the submodules do not show."""
+        """The settings that `repr` of the submodules does not contain."""
         diffusion = "learned" if self.diffusivity is None else self.diffusivity
         return f"{self.channels}, {self.pde}, diffusivity={diffusion}, shared_product={self.shared_product}"
 

@@ -1,4 +1,4 @@
-"""Eval mode for a while."""
+"""A context manager for eval mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule has its own flag again, also those frozen in eval mode.
+    """Eval mode inside; afterwards each submodule gets its own flag back, also those frozen in eval mode.
 
     For modules whose forward writes nothing in eval mode; `graph.eval_mode` restores buffers of any network.
     """

@@ -7,20 +7,20 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-_LEAST_POSITIONS = 4096  # of batch, height and width together: below, changing the layout costs what it saves
+_LEAST_POSITIONS = 4096  # least batch x height x width for which changing the layout pays
 _LEAST_BATCH = 8
 
 
 class NarrowConv2d(nn.Conv2d):
-    """`nn.Conv2d`, in all that a user sees; where gradients are wanted, contiguous images of few channels are
-    convolved in channels-last memory.
+    """`nn.Conv2d` with the same results; with gradients, contiguous images of few channels are convolved in
+    channels-last memory.
 
     For contiguous float32 images on a CPU, oneDNN pads the channels to whole vectors (16 with AVX-512, 8 with
     AVX2) in a blocked layout. With 10 channels, forward and backward then take longer than changing to
     channels-last and back and the convolution there. BatchNorm and ReLU of few channels are slower in
     channels-last, so only the convolution changes the layout: output and gradients are contiguous again.
-    Where nothing is gained (inference, other inputs, small batches, whole vectors of channels), and while a
-    graph is traced, compiled or exported, it is the plain convolution.
+    Where this gains nothing (inference, other inputs, small batches, whole vectors of channels), and while a
+    graph is traced, compiled or exported, it is the ordinary convolution.
 
     >>> conv = NarrowConv2d(10, 10, 3, padding=1)
     >>> conv(torch.zeros(16, 10, 32, 32)).is_contiguous()
@@ -50,11 +50,11 @@ class NarrowConv2d(nn.Conv2d):
             return super()._conv_forward(input, weight, bias)
         x = input.contiguous(memory_format=torch.channels_last)
         if x.requires_grad:
-            x.register_hook(_contiguous)  # what comes before goes on in its own layout
+            x.register_hook(_contiguous)  # the layers before keep their layout
         return super()._conv_forward(x, weight, bias).contiguous()
 
     def _gains(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether changing the layout saves time here, and can be done without a trace."""
+        """Whether changing the layout saves time here, and does not change any result."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
             return False
         if not torch.is_grad_enabled() or not (x.requires_grad or weight.requires_grad):

@@ -1,4 +1,4 @@
-"""What a layer starts from: its input checked, its init block run."""
+"""The start of a layer: its input is checked, its init block runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def start(
     """
     if layer.init is None:
         if before is not None:
-            raise UserError(f"{who}: a second input came, but there is no init block to take it (init=)")
+            raise UserError(f"{who}: got a second input, but there is no init block to take it (init=)")
         h = f
     else:
         h = layer.init(f) if before is None else layer.init(before, f)

@@ -45,7 +45,7 @@ def test_every_floating_dtype(dtype):
 def test_a_second_input_without_an_init_block():
     _, frozen = make()
     x = torch.randn(2, C, 6, 5)
-    with pytest.raises(UserError, match="a second input came, but there is no init block"):
+    with pytest.raises(UserError, match="got a second input, but there is no init block"):
         frozen(x, x)
 
 

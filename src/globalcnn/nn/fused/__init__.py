@@ -1,8 +1,8 @@
-"""A Global layer by fused operators.
+"""A Global layer run by fused operators.
 
-decision: which way a call takes, and why; inference, training: the fused ways; eligibility: whether the layer
-is the plain module that the operators compute; folding: norms into convolutions; arguments: a layer's
-settings as the operators take them.
+decision: how a call runs, and why; inference, training: the fused execution; eligibility: whether the layer
+is an unmodified `GlobalLayer`, which the operators compute; folding: norms into convolutions; arguments: a
+layer's settings in the operators' schema.
 """
 
 from .decision import Decision, Way, decide

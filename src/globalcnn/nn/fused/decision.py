@@ -1,4 +1,4 @@
-"""Which way a Global layer takes for one input: decided once per call, with the reason."""
+"""How a Global layer runs for one input: decided once per call, with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Way(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """The way that a call takes, why, and the command that would open a faster one, if there is any."""
+    """How a call runs, why, and the command that would make it faster, if there is one."""
 
     way: Way
     reason: str
@@ -42,10 +42,10 @@ class Decision:
 
 
 def decide(layer: GlobalLayer, h: Tensor, f: Tensor, *, differentiate: bool = False) -> Decision:
-    """The way of a call that starts from state `h` and source `f`.
+    """How a call that starts from state `h` and source `f` runs.
 
-    differentiate: whether a gradient is wanted although neither h nor f asks for one (for `explain`, whose h
-    was made without gradients).
+    differentiate: whether a gradient is needed although neither h nor f requires one (for `explain`, which
+    computes h without gradients).
     """
     found = automatic(h, layer.pde)
     backend = found.name
@@ -74,7 +74,7 @@ def decide(layer: GlobalLayer, h: Tensor, f: Tensor, *, differentiate: bool = Fa
 
 
 def why_not_fusable(layer: GlobalLayer) -> str | None:
-    """What keeps the layer from any fused operator whatever the input, or None."""
+    """Why the layer cannot be fused for any input, or None."""
     return why_not_plain(layer)
 
 
@@ -129,7 +129,7 @@ def _why_inputs(h: Tensor, f: Tensor) -> str | None:
 
 
 def _why_mode() -> str | None:
-    """A mode that watches or replaces PyTorch's operators must see those of the parts."""
+    """A mode that intercepts PyTorch's operators must see the operators of the layer's parts."""
     if torch.compiler.is_compiling():
         return None
     functions = torch._C._len_torch_function_stack()
@@ -143,7 +143,7 @@ def _why_mode() -> str | None:
 
 
 def _slow(h: Tensor, layer: GlobalLayer) -> tuple[str, str | None]:
-    """Why there is no fast backend, and the command that mends it."""
+    """Why there is no fast backend, and the command that fixes it."""
     reason = why_not_fast(h, layer.pde)
     mended = "globalcnn build" in reason or "build again" in reason or "does not load" in reason
     return reason, "globalcnn build" if mended else None
@@ -157,7 +157,7 @@ _SAID: set[str] = set()
 
 
 def warn_once(decision: Decision) -> None:
-    """Say once in this process that a command would make the layer several times faster."""
+    """Warn once per process that a command would make the layer several times faster."""
     if decision.remedy is None or decision.remedy in _SAID or torch.compiler.is_compiling():
         return
     _SAID.add(decision.remedy)

@@ -1,8 +1,8 @@
-"""Whether a Global layer is the plain module that the fused operators compute: nothing replaced, no hooks.
+"""Whether fused operators compute the same as a Global layer: no replaced parts, no hooks.
 
-A fused operator reads the layer's tensors and calls none of its parts. So whatever changes what a part
-computes, or waits for its call, must be found here: subclasses, replaced methods, hooks, parametrisations,
-tensors of another kind or shape.
+A fused operator reads the layer's tensors and calls none of its parts. So everything that changes what a part
+computes, or that is triggered by its call, must be found here: subclasses, replaced methods, hooks,
+parametrisations, tensors of another kind or shape.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GLOBAL_HOOKS: Final = (
 )
 _CALLS: Final = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward", "_compiled_call_impl")
 _TENSORS: Final = ("weight", "bias", "running_mean", "running_var")
-# what must not stand in an instance, where it would hide the method or tensor of the same name
+# must not be in an instance's __dict__, where it would hide the method or tensor of the same name
 _REPLACED: Final[dict[type[nn.Module], tuple[str, ...]]] = {
     nn.Conv2d: (*_CALLS, *_TENSORS, "_conv_forward"),
     nn.BatchNorm2d: (*_CALLS, *_TENSORS, "_check_input_dim"),
@@ -45,7 +45,7 @@ _REPLACED: Final[dict[type[nn.Module], tuple[str, ...]]] = {
 _LAYER: Final = ("forward", "fields", "_pair", "_start", "_solve", "_finish")
 _PARTS: Final = ("velocity_x", "velocity_y", "diffusion_x", "diffusion_y", "coefficient_act", "norm", "act")
 _HIDING: Final = (*_LAYER, *_PARTS)
-# methods as they are: one that is replaced on the class itself is found by comparing
+# the original methods: one that is replaced on the class itself is found by comparison
 _METHODS: Final = tuple(
     (owner, name, getattr(owner, name))
     for owner, name in (
@@ -61,7 +61,7 @@ _METHODS: Final = tuple(
 
 
 class Parts:
-    """The parts of a layer that the operators read. Built anew at each call: what is attached now counts."""
+    """The parts of a layer that the operators read, collected at each call from the present submodules."""
 
     __slots__ = ("convolutions", "norms", "output_norm")
 
@@ -75,7 +75,8 @@ class Parts:
 
 
 def why_not_plain(layer: GlobalLayer) -> str | None:
-    """What is not as `GlobalLayer` made it, or what no fused operator knows; None if there is nothing."""
+    """What was changed since `GlobalLayer` built it, or is unsupported by the fused operators; None if
+    nothing."""
     from ..global_layer import GlobalLayer as Plain
 
     if type(layer) is not Plain:
@@ -196,7 +197,7 @@ def _usual(conv: nn.Conv2d, channels: int) -> bool:
 
 
 def why_not_tensors(layer: GlobalLayer, parts: Parts, h: Tensor) -> str | None:
-    """Which of its tensors the operators cannot read beside the state `h`, or None."""
+    """Which of the layer's tensors the operators cannot read together with the state `h`, or None."""
     C, k = layer.channels, parts.convolutions[0].kernel_size[0]
     kernel, vector = (C, 1, k, k), (C,)
     device = h.device

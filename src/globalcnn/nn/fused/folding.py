@@ -1,7 +1,7 @@
 """The norms of a Global layer folded into its convolutions.
 
-What is folded follows from the tensors at every call: it is made anew, or taken from the last call where
-every number is the same. Neither version counters nor addresses tell of every write (`p.data.mul_(...)`).
+The folded tensors are recomputed at each call, or reused from the last call if every value is the same.
+Neither version counters nor addresses reveal every write (`p.data.mul_(...)`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Folded = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class _Raw(NamedTuple):
-    """What is folded: all vectors of the layer in one, its kernels in one, and the numbers beside them."""
+    """The inputs of the folding: all vectors of the layer in one, its kernels in one, and further numbers."""
 
     vectors: Tensor
     kernels: Tensor
@@ -31,15 +31,15 @@ class _Last(NamedTuple):
     folded: Folded
 
 
-# beside the layers, not in them: a copy or a saved layer does not carry it along
+# outside the layers, so that a copied or saved layer does not contain it
 _LAST: WeakKeyDictionary[nn.Module, _Last] = WeakKeyDictionary()
 
 
 def folded(layer: nn.Module, parts: Parts, wide: torch.dtype) -> Folded:
-    """`fold(parts, wide)`; on a CPU that of the last call, if what it follows from has the same values."""
+    """`fold(parts, wide)`; on a CPU cached from the last call, if its inputs have the same values."""
     raw = _gather(parts, wide)
     if raw.vectors.device.type != "cpu" or torch.compiler.is_compiling():
-        return _fold(raw, parts, wide)  # comparing on a GPU would wait for it
+        return _fold(raw, parts, wide)  # comparing on a GPU would synchronise
     last = _LAST.get(layer)
     if last is None or not _same(last.raw, raw):
         last = _LAST[layer] = _Last(raw, _fold(raw, parts, wide))
@@ -47,7 +47,7 @@ def folded(layer: nn.Module, parts: Parts, wide: torch.dtype) -> Folded:
 
 
 def fold(parts: Parts, wide: torch.dtype) -> Folded:
-    """(weight (G, C, k, k), bias (G, C), scale (C), shift (C)) in the dtype `wide` that is computed in.
+    """(weight (G, C, k, k), bias (G, C), scale (C), shift (C)) in the dtype `wide` of the arithmetic.
 
     Coefficient i is act(weight[i] * h + bias[i]), the output act(scale H + shift).
     """
@@ -55,7 +55,7 @@ def fold(parts: Parts, wide: torch.dtype) -> Folded:
 
 
 def _same(a: _Raw, b: _Raw) -> bool:
-    # a NaN differs from itself, and is folded again
+    # a NaN differs from itself, so it is folded again
     return a.numbers == b.numbers and torch.equal(a.vectors, b.vectors) and torch.equal(a.kernels, b.kernels)
 
 
@@ -83,7 +83,7 @@ def _fold(raw: _Raw, parts: Parts, wide: torch.dtype) -> Folded:
     for row, norm in zip(var.unbind(), norms, strict=True):
         row.add_(norm.eps)
     scale = var.rsqrt_().mul_(gamma)
-    if rows.shape[0] > 4 * (G + 1):  # a bias before the norm is the same as a smaller mean
+    if rows.shape[0] > 4 * (G + 1):  # a bias before the norm is equivalent to a smaller mean
         mean.narrow(0, 0, G).sub_(rows.narrow(0, 4 * (G + 1), G))
     shift = beta.addcmul_(mean, scale, value=-1)
     k = parts.convolutions[0].kernel_size[0]

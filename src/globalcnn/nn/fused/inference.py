@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run_inference(layer: GlobalLayer, h: Tensor, f: Tensor) -> Tensor:
-    """The layer's output from state `h` and source `f`; `decide` has said that it may be one operator."""
+    """The layer's output from state `h` and source `f`; `decide` has allowed one operator."""
     weights = folded(layer, Parts(layer), compute_dtype(h.dtype))
     return torch.ops.globalcnn.layer(h, f.to(h.dtype), *weights, *layer_arguments(layer))
 
@@ -39,11 +39,11 @@ def why_not_frozen(layer: GlobalLayer) -> str | None:
 
 
 class FusedGlobalLayer(nn.Module):
-    """A `GlobalLayer` for inference: the same output from one operator, its weights folded once and for all.
+    """A `GlobalLayer` for inference: the same output from one operator, its weights folded once.
 
     Input and output as the layer that it was made from. `weight` (G, C, k, k), `bias` (G, C), `scale` and
-    `shift` (C) are buffers; G = 2 fields (u, v) or 4 (u, v, Dx, Dy). What is written into the layer later
-    does not reach it. Gradients reach the input (and an init block's parameters); the folded weights have
+    `shift` (C) are buffers; G = 2 fields (u, v) or 4 (u, v, Dx, Dy). Later changes of the layer
+    do not affect it. Gradients reach the input (and an init block's parameters); the folded weights have
     none. With gradients, without a fast backend, or traced or exported, it computes in plain PyTorch.
 
     Raises `UserError` for a layer that has no fused form, which it names, and as `GlobalLayer` for inputs.

@@ -1,4 +1,4 @@
-"""A Global layer in training: all from the state h to the evolved state H as one operator."""
+"""A Global layer in training: one operator from the state h to the evolved state H."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def run_training(layer: GlobalLayer, h: Tensor, f: Tensor) -> Tensor:
-    """The evolved state H; `decide` has said that it may be one operator.
+    """The evolved state H; `decide` has allowed one operator.
 
-    Updates the running statistics of the coefficient norms as they would do it themselves.
+    Updates the running statistics of the coefficient norms as the modules would.
     """
     parts = Parts(layer)
     wide = compute_dtype(h.dtype)

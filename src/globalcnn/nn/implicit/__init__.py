@@ -1,5 +1,5 @@
-"""Implicit layers: their output is defined by an equation in their function, and found by evaluating it again
-and again. `ode`: the state of an ODE at a later time; `equilibrium`: a fixed point.
+"""Implicit layers: the output is defined by an equation in the layer's function, which is evaluated
+repeatedly. `ode`: the state of an ODE at a later time; `equilibrium`: a fixed point.
 """
 
 from .equilibrium import Equilibrium, Solver

@@ -21,9 +21,9 @@ States = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Solver:
-    """How a fixed point is sought: method, tolerance on |f(z) - z| / |f(z)| per sample, limit on evaluations.
+    """Settings of the solver: method, tolerance on |f(z) - z| / |f(z)| per sample, limit on evaluations.
 
-    tolerance None makes every evaluation and looks at no data.
+    tolerance None makes every evaluation; control flow then does not depend on the data.
     """
 
     method: FixedPointMethod = field(default_factory=Broyden)
@@ -39,7 +39,7 @@ class Solver:
 
 @dataclass
 class _Report:
-    """What the last forward and its backward did."""
+    """Statistics of the last forward and its backward."""
 
     evaluations: int = 0
     residual: Tensor | None = None
@@ -55,17 +55,17 @@ class Equilibrium(ImplicitLayer):
     Parameters
     ----------
     f: module called as `f(states, *inputs)`, from a tuple of tensors to one of the same shapes. It must treat
-        the samples of a batch apart from each other (no BatchNorm), and be the same function during one
+        the samples of a batch independently (no BatchNorm), and be the same function during one
         forward (dropout masks are inputs).
     solver: how to find the fixed point; Broyden, tolerance 1e-3, at most 30 evaluations.
     backward: the same for the linear equation `y = y df/dz + grad` of the gradient, from y = 0; None: as
-        `solver`. A sample for which nothing beats the start is left with the gradient of "jacobian_free".
+        `solver`. A sample that never improves on the start gets the gradient of "jacobian_free".
     gradient: "implicit" solves that equation: memory of one evaluation, exact at the fixed point (published);
         "unrolled" differentiates the iterations of the solver, for checks; "jacobian_free" leaves df/dz out,
         a cheap descent direction.
     on_failure: where a sample does not reach the tolerance, "accept" its best state so far and count it in
         `unconverged` (published), or raise `ConvergenceError` ("error").
-    nominal_evaluations: how many evaluations the published cost stands for; None: what a forward needs.
+    nominal_evaluations: how many evaluations the published cost assumes; None: as many as a forward needs.
 
     The output is the image `f(z)` of the state found, with and without gradient. For a gradient ("implicit",
     "jacobian_free") f runs once more, on that state; `evaluations` includes it.
@@ -74,11 +74,11 @@ class Equilibrium(ImplicitLayer):
     after a backward `backward_evaluations` (products of a vector with df/dz), `backward_residual`,
     `backward_converged`.
 
-    `unroll`: an attribute; a whole number replaces the solver by so many plain iterations from the start
-    (with their gradient), as for the first steps of training; None (at first): the solver.
+    `unroll`: an attribute; a whole number replaces the solver by that many plain iterations from the start
+    (with their gradient), as for the first steps of training; None (the default): the solver.
 
-    The solver looks at the data: it does not compile into one graph or export. `unroll`, or a tolerance of
-    None, runs the same operations for every input.
+    The solver's control flow depends on the data: it does not compile into one graph or export. With
+    `unroll`, or a tolerance of None, it runs the same operations for every input.
 
     Source: Bai, Kolter and Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1; jacobian_free: Fung et
     al., "JFB: Jacobian-Free Backpropagation for Implicit Networks", AAAI 2022.
@@ -245,7 +245,7 @@ class _Packing:
 
 
 class _ImplicitGradient(torch.autograd.Function):
-    """Identity whose backward replaces the gradient by the solution of the equation that it stands in."""
+    """Identity whose backward replaces the gradient by the solution of the gradient's equation."""
 
     @staticmethod
     def forward(ctx: Any, fz: Tensor, solved: Callable[[Tensor], Tensor]) -> Tensor:

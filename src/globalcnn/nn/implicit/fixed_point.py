@@ -1,7 +1,7 @@
 """Fixed points z = f(z) of a batch: methods as small final classes, run by one driver.
 
-Every sample of the batch has its own fixed point, residual and end: a sample that has converged stays where
-it is while the others go on, so what it gets does not depend on what else is in the batch.
+Every sample of the batch has its own fixed point, residual and stop: a converged sample is frozen while the
+others iterate, so its result does not depend on the rest of the batch.
 
 Glossary: z state, fz its image, g = fz - z, all (N, D); the residual of a sample is |g| / |fz|, Euclidean
 norms.
@@ -21,7 +21,7 @@ from ...errors import UserError
 
 
 class FixedPointMethod(ABC):
-    """How the next state follows from those tried so far. Holds settings only; `start` makes its memory."""
+    """Computes the next state from those tried so far. Holds settings only; `start` creates its memory."""
 
     name: ClassVar[str]
     citation: ClassVar[str]
@@ -67,7 +67,7 @@ class Anderson(FixedPointMethod):
     """The mixture of the last `memory` states whose mixed residual is least (type II).
 
     damping: share of the residual that is added to the mixture; regularisation: added to the diagonal of the
-    matrix of cosines between the residuals, which keeps the mixture tame where they are nearly parallel.
+    matrix of cosines between the residuals, which bounds the mixture where they are nearly parallel.
     """
 
     memory: int = 6
@@ -93,7 +93,7 @@ class Anderson(FixedPointMethod):
         direction = G / size
         cosines = direction @ direction.mT
         eye = torch.eye(G.shape[1], dtype=G.dtype, device=G.device)
-        # a sample that has left the finite numbers must not stop the others
+        # a sample with non-finite values must not stop the others
         usable = cosines.isfinite().flatten(1).all(1)[:, None, None]
         weight = torch.where(usable, size.amin(1, keepdim=True) / size, 1)
         matrix = torch.where(usable, cosines, 0) + self.regularisation * eye
@@ -109,7 +109,7 @@ class _LowRank:
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def times(self, x: Tensor) -> Tensor:
-        """`B x`, where `B = -1 + sum of u v^T` stands for the inverse Jacobian of g."""
+        """`B x`, where `B = -1 + sum of u v^T` approximates the inverse Jacobian of g."""
         y = -x
         for u, v in self.pairs:
             y = y + u * (v * x).sum(1, keepdim=True)
@@ -144,14 +144,14 @@ class Broyden(FixedPointMethod):
         return _LowRank()
 
     def propose(self, memory: _LowRank, z: Tensor, g: Tensor) -> Tensor:
-        """A quasi-Newton step, after the inverse Jacobian has learnt from the step before."""
+        """A quasi-Newton step, after the update of the inverse Jacobian from the previous step."""
         if memory.z is not None and memory.g is not None:
             if self.memory is not None and len(memory.pairs) >= self.memory:
                 memory.pairs = []
             dz, dg = z - memory.z, g - memory.g
             v = memory.transposed_times(dz)
             scale = (v * dg).sum(1, keepdim=True)
-            # a sample that did not move has learnt nothing
+            # no update from a sample that did not move
             learnt = scale.abs() > torch.finfo(z.dtype).eps * v.norm(dim=1, keepdim=True) * dg.norm(
                 dim=1, keepdim=True
             )
@@ -188,11 +188,11 @@ def fixed_point(
     tolerance: float | None = 1e-3,
     max_evaluations: int = 30,
 ) -> FixedPoint:
-    """Look for z = f(z) from `start`, (N, D), by `method`.
+    """Solve z = f(z) from `start`, (N, D), by `method`.
 
-    Ends when the residual of every sample is at most `tolerance`, or after `max_evaluations` calls of f (>=
+    Stops when the residual of every sample is at most `tolerance`, or after `max_evaluations` calls of f (>=
     1); each sample gets the best state that was evaluated. With tolerance None all evaluations are made and
-    nothing looks at the data (`converged` is then all False); what runs is the same for every input.
+    control flow does not depend on the data (`converged` is then all False).
 
     >>> found = fixed_point(lambda z: 0.5 * z + 1, torch.zeros(1, 3), Broyden(), tolerance=1e-6)
     >>> found.z, found.evaluations

@@ -1,4 +1,4 @@
-"""What implicit layers have in common: how often they evaluated their function, and what that costs."""
+"""Common to implicit layers: how often they evaluated their function, and the cost of that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConvergenceError(UserError, RuntimeError):
 class ImplicitLayer(nn.Module):
     """A layer whose output is defined by an equation in its function `f`, a submodule evaluated repeatedly.
 
-    nominal_evaluations: how many evaluations the published cost stands for; None: what a forward needs.
+    nominal_evaluations: how many evaluations the published cost assumes; None: as many as a forward needs.
     """
 
     f: nn.Module
@@ -39,7 +39,7 @@ class ImplicitLayer(nn.Module):
 class ImplicitCounts:
     """Multiply-adds of a network with implicit layers, for one image: outside of them, and per evaluation.
 
-    evaluations: how many the published cost stands for; measured: how many the forward took that was counted.
+    evaluations: how many the published cost assumes; measured: how many the counted forward took.
     Of several implicit layers, one evaluation of each counts as one.
 
     >>> counts = ImplicitCounts(1000, 100, evaluations=20, measured=14)
@@ -70,7 +70,7 @@ class CountedLayer(Protocol):
 
 
 def implicit_counts(model: nn.Module, layers: Iterable[CountedLayer]) -> ImplicitCounts | None:
-    """Split a count by layers into what lies outside the implicit layers and what one evaluation costs.
+    """Split a count by layers into the cost outside the implicit layers and the cost of one evaluation.
 
     layers: `globalcnn.measure.count(model, input_size).layers`, counted just before: the number of
     evaluations is that of the model's last forward. None for a model without implicit layers.

@@ -68,14 +68,14 @@ class ODEBlock(ImplicitLayer):
         taken (False, published); memory does not grow with the number of evaluations; needs torchdiffeq.
     max_evaluations: an adaptive method, or its adjoint, that needs more raises `ConvergenceError`; 1000.
     end_time: 1.
-    nominal_evaluations: how many evaluations the published cost stands for; that of the steps, if they
-        are fixed.
+    nominal_evaluations: how many evaluations the published cost assumes; that of the steps, if they are
+        fixed.
 
     After a forward `evaluations` says how often f ran in it, `backward_evaluations` how often in its backward
     (only the adjoint evaluates f there). Both start at 0 with each forward.
 
     A method with fixed steps runs the same operations for every input: it compiles and exports. An adaptive
-    one looks at the data and does not.
+    one does not, since its steps depend on the data.
 
     Raises `UserError` for settings that do not fit, `MissingExtra` (in forward) without torchdiffeq.
 
