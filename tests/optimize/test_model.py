@@ -80,9 +80,9 @@ def forward_mode(fast, x):
 
 
 REFUSED = [
-    Refused("a gradient", lambda fast, x: x + fast(x.clone().requires_grad_()), "its input wants one"),
+    Refused("a gradient", lambda fast, x: x + fast(x.clone().requires_grad_()), "its input requires one"),
     Refused("behind a layer", lambda fast, x: fast(nn.Conv2d(3, 3, 1)(x)), "with x.detach"),
-    Refused("forward mode", forward_mode, "its input wants one"),
+    Refused("forward mode", forward_mode, "its input requires one"),
     Refused("torch.func", lambda fast, x: torch.func.grad(lambda y: fast(y).sum())(x), "torch.func"),
     Refused("vmap", lambda fast, x: torch.func.vmap(fast)(x[:, None]), "torch.func"),
     Refused("fewer channels", lambda fast, x: fast(x[:, :2]), r"\(4, 2, 16, 16\); .* \(N, 3, H, W\)"),

@@ -1,4 +1,4 @@
-"""The choices that are tried one after the other, each with its options for a given variant."""
+"""The choices that the search tries in sequence, each with its options for a given variant."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CACHE_IF_UNKNOWN = 1 << 20
 
 @dataclass(frozen=True)
 class Setting:
-    """What the options depend on; map_bytes: of the largest map of one image; cache_bytes: of a
-    core's L2 cache."""
+    """The conditions that the options depend on; map_bytes: of the largest map of one image; cache_bytes: of
+    a core's L2 cache."""
 
     model: nn.Module
     example: Tensor
@@ -70,7 +70,7 @@ def _pieces(best: Variant, setting: Setting) -> list[Variant]:
 
 
 def _compiled(best: Variant, setting: Setting) -> list[Variant]:
-    """The best so far compiled, then with what a compiler may prefer otherwise."""
+    """The best so far, compiled; then variants of it that may be faster only when compiled."""
     if not setting.compile:
         return []
     compiled = replace(best, compiled=True)
@@ -83,7 +83,7 @@ def _compiled(best: Variant, setting: Setting) -> list[Variant]:
 
 
 def l2_cache_bytes() -> int:
-    """Size of a core's L2 cache as torch knows it, or a usual one where it cannot tell."""
+    """Size of a core's L2 cache as torch knows it, or a usual one where torch does not know it."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     known: dict[str, Any] = ask() if ask is not None else {}
     return known.get("l2_cache_size") or _CACHE_IF_UNKNOWN

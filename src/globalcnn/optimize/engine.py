@@ -18,10 +18,10 @@ _COMPILING = threading.Lock()  # settings of the compiler are global
 
 
 class Snapshot:
-    """What compiled code took for constant in a network: its tensors, and that no hook waits for a call.
+    """What compiled code assumes constant in a network: its tensors, and that there are no hooks.
 
-    It sees tensors that are exchanged, written in place or swapped by `torch.func.functional_call`, and hooks
-    that are registered later; what is written through `.data` it does not see.
+    It detects tensors that are replaced, written in place or swapped by `torch.func.functional_call`, and
+    hooks that are registered later; it does not detect writes through `.data`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,7 +32,7 @@ class Snapshot:
         self._counting = [t for t in tensors if t is not None and not t.is_inference()]
         hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._without_hooks = [h for h in hooks if not h]
-        self._kept = tensors  # so that no other tensor gets the identity of one of them
+        self._kept = tensors  # keeps them alive, so that no new tensor gets the id of one of them
         self._state = self._now()
 
     def _now(self) -> tuple[list[int], list[int]]:
@@ -40,13 +40,13 @@ class Snapshot:
         return identities, [t._version for t in self._counting]
 
     def holds(self) -> bool:
-        """Whether all of it is as it was."""
+        """Whether nothing has changed."""
         return not any(self._without_hooks) and self._now() == self._state
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Compiled code, what it took for constant, and a note where it is not what was wanted, or None."""
+    """Compiled code, what it assumes constant, and a note on a fallback, or None."""
 
     call: Callable[[Tensor], Any]
     constants: Snapshot
@@ -54,10 +54,10 @@ class Compiled:
 
 
 def separately(module: nn.Module) -> Callable[[Tensor], Any]:
-    """A function of its own code that calls the module.
+    """A function with a new code object that calls the module.
 
-    What torch compiles is kept with the code that it was compiled from, a few results per code: networks of
-    one class would crowd each other out.
+    torch caches compiled results per code object, only a few for each: networks of one class would evict each
+    other's.
     """
 
     def call(x: Tensor) -> Any:
@@ -67,7 +67,7 @@ def separately(module: nn.Module) -> Callable[[Tensor], Any]:
 
 
 def kind_of(x: Tensor) -> tuple[object, ...]:
-    """What the code compiled for an input depends on, besides the weights."""
+    """The properties of an input, besides its values, that compiled code depends on."""
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     precise = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
@@ -77,8 +77,8 @@ def kind_of(x: Tensor) -> tuple[object, ...]:
 def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = torch.compile) -> Compiled:
     """The network compiled for inputs like `x` (`kind_of`) alone, with the weights as constants.
 
-    On a CPU the code that calls the kernels in turn is compiled C++ too. Where that fails, PyTorch's Python
-    code calls them, and the note says why.
+    On a CPU the code that calls the kernels one after another is compiled C++ too. Where that fails,
+    PyTorch's Python code calls them, and the note says why.
     """
     import torch._inductor.config as inductor  # takes seconds, and only compiling needs it
 
@@ -99,14 +99,14 @@ def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = t
         _import_quietly("torch.utils.cpp_extension")
         try:
             return Compiled(compiled_by(cpp_wrapper=True), constants)
-        except Exception as error:  # whatever cannot be put into C++; what is wrong otherwise shows below
+        except Exception as error:  # the graph cannot be wrapped in C++; other errors appear below again
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         note = f"compiled code is called from Python, as calls from C++ failed: {reason}"
         return Compiled(compiled_by(cpp_wrapper=False), constants, note)
 
 
 def _import_quietly(name: str) -> None:
-    """Import a module that warns as it is imported: this one looks for CUDA, which nothing here needs."""
+    """Import a module without its warnings: it looks for CUDA, which is not needed here."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -20,15 +20,15 @@ from .variant import MEMORY_FORMATS, Variant
 class OptimizedModel(nn.Module):
     """A network in its fastest variant, for inference: called as the network was, without gradients.
 
-    `model` is the network itself, changed as `variant` says; `report` says what was tried; `engine_note`
-    where the engine is not what was wanted. Other batch and image sizes than the example's work; a compiled
-    variant runs those uncompiled, and everything once it is converted (`to`), its weights are changed or a
-    hook is registered in it; what is written through `.data` alone is not seen by what is compiled. It stays
-    in eval mode. It can be copied, pickled and saved with `torch.save`; what is compiled is compiled again
-    where it is loaded. Traced, compiled or exported by the user, it is its `model`, without the engine.
+    `model` is the network, changed as described by `variant`; `report` lists what was tried; `engine_note`
+    says where the engine fell back. Other batch and image sizes than the example's work; a compiled variant
+    runs them uncompiled. It runs uncompiled for all inputs after a conversion (`to`), a change of its
+    weights or the registration of a hook; compiled code does not detect writes through `.data`. It stays in
+    eval mode. It can be copied, pickled and saved with `torch.save`, and is compiled again where it is
+    loaded. Traced, compiled or exported by the user, it is its `model`, without the engine.
 
-    A variant of one thread sets PyTorch's number of threads during a call, so that other threads of the
-    program that use PyTorch for the first time meanwhile start with one.
+    A single-threaded variant sets PyTorch's number of threads during a call: other threads of the program
+    that first use PyTorch during that call start with one thread too.
 
     Raises `UserError` or `UserTypeError` at a call for an input that requires a gradient while gradients are
     on, one inside a transform of `torch.func`, or one whose channels, dtype or device are not the example's.
@@ -48,14 +48,14 @@ class OptimizedModel(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Any:
-        """What the network gives for `x`, without gradients."""
+        """The network's output for `x`, without gradients."""
         if _is_traced(x):
             return self.model(x)
         self._check(x)
         variant = self.variant
         with ExitStack() as around:
             if torch.is_inference_mode_enabled() and variant.compiled:
-                # what is compiled would be compiled once more for it
+                # it would need another compilation
                 around.enter_context(torch.inference_mode(False))
             if torch.is_grad_enabled():
                 around.enter_context(torch.no_grad())
@@ -67,7 +67,7 @@ class OptimizedModel(nn.Module):
             return self._run(x) if piece is None or len(x) <= piece else self._in_pieces(x, piece)
 
     def _check(self, x: Any) -> None:
-        """Refuse what would lose a derivative, or give numbers for an input that does not fit."""
+        """Raise for a call that would lose a derivative, or whose input does not fit."""
         if not isinstance(x, Tensor):
             raise UserTypeError(
                 f"an optimised network takes a tensor (N, {self._channels}, H, W), got {type(x).__name__}"
@@ -95,7 +95,7 @@ class OptimizedModel(nn.Module):
             )
         if _wants_derivative(x):
             raise UserError(
-                "an optimised network gives no gradients, and its input wants one: call it under "
+                "an optimised network gives no gradients, and its input requires one: call it under "
                 "torch.no_grad() or with x.detach(), or differentiate the network that it was made from"
             )
 
@@ -135,7 +135,7 @@ class OptimizedModel(nn.Module):
         return self
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As of any module; names and values are those of the optimised network."""
+        """As for any module; names and values are those of the optimised network."""
         self._compiled_for = None
         return super().load_state_dict(*arguments, **options)
 
@@ -148,7 +148,7 @@ class OptimizedModel(nn.Module):
 
 
 def _is_traced(x: Any) -> bool:
-    """Whether the call only records operations: then the network is to be recorded, not its engine."""
+    """Whether the call only records operations: then the network must be recorded, not its engine."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
         return True
     return isinstance(x, torch.fx.Proxy) or (isinstance(x, Tensor) and type(x) not in (Tensor, nn.Parameter))

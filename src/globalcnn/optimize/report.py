@@ -1,4 +1,4 @@
-"""What a search for the fastest variant found, ready to print or to write as JSON."""
+"""The result of a search for the fastest variant, ready to print or to write as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 class Row:
     """One variant that was tried against the best one so far.
 
-    before, seconds: median seconds per batch of the best so far and of this variant, measured in turn (None
-    where it came to no measurement); deviation: largest difference from the original's output, as a share of
+    before, seconds: median seconds per batch of the best so far and of this variant, measured in alternating
+    rounds (None if not measured); deviation: largest difference from the original's output, as a share of
     the largest value; outcome: "chosen", or why not.
     """
 
@@ -31,9 +31,10 @@ class Row:
 class OptimizationReport:
     """What `optimize_for_inference` tried and chose; `print` shows it as a table.
 
-    chosen: name of the variant; before, seconds: median seconds per batch of the model as it was and as it is
-    now, measured in turn at the end; tolerance: the deviation that was allowed; setting: batch, dtype, device
-    and threads of the measurement; notes: what else there is to know; spent: seconds of the whole search.
+    chosen: name of the variant; before, seconds: median seconds per batch of the original and of the
+    optimised model, measured in alternating rounds at the end; tolerance: the allowed deviation; setting:
+    batch, dtype, device and threads of the measurement; notes: further remarks; spent: seconds of the whole
+    search.
     """
 
     chosen: str
@@ -48,7 +49,7 @@ class OptimizationReport:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast as the model as it was."""
+        """How many times as fast as the original model."""
         return self.before / self.seconds
 
     def as_dict(self) -> dict[str, Any]:

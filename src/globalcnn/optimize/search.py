@@ -1,4 +1,5 @@
-"""`optimize_for_inference`: tries variants of a network choice by choice, keeps what is faster and equal."""
+"""`optimize_for_inference`: greedy search over variants of a network that are faster and give the same
+output."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from .model import OptimizedModel
 from .report import OptimizationReport, Row
 from .variant import Variant, prepare
 
-GAIN = 0.98  # a variant must need less than this share of the time: a smaller gain is noise
+GAIN = 0.98  # a variant must take less than this share of the time: a smaller gain is noise
 SHARE = 0.2  # of the time left that the measurement of one choice may take
 RUNS = 50
 BURST = 0.01  # seconds of a candidate in each round
@@ -43,9 +44,10 @@ def optimize_for_inference(
     Tried one after the other, each against the best so far: BatchNorms folded into convolutions, Global
     layers as one operator, the other memory format, one thread (for a single image), the batch in pieces that
     stay in the cache, and compiling (torch.compile, the weights as constants). A variant is kept if it is at
-    least 2 % faster, the median of calls in turn, and its output on `example` is that of `model`: no value
-    differs by more than `tolerance` of the largest one, and the same class is the highest wherever it leads
-    by more than a tenth of that. `model` itself is left as it is, and so are threads and settings of torch.
+    least 2 % faster, in the median of alternating calls, and its output on `example` is that of `model`: no
+    value differs by more than `tolerance` of the largest one, and the same class is the highest wherever it
+    leads by more than a tenth of that. `model` itself is not changed; threads and settings of torch are
+    restored.
 
     Parameters
     ----------
@@ -56,9 +58,9 @@ def optimize_for_inference(
     compile: whether to try it; True.
     tolerance: default 1e-4 in float32, 1e-10 in float64, 0.01 in float16, 0.05 in bfloat16.
 
-    Returns a module that is called like `model`, without gradients; its `report` says what was tried and what
-    came of it. Other batch and image sizes work too, though not compiled. It can be saved, and exported or
-    traced: then as plain PyTorch, without what compiled or split it.
+    Returns a module that is called like `model`, without gradients; its `report` lists what was tried, with
+    the results. Other batch and image sizes work too, but uncompiled. It can be saved, and exported or
+    traced: then as plain PyTorch, without the engine.
     Raises `UserError` or `UserTypeError` where an argument does not fit or the model does not run on it.
 
     >>> import globalcnn
@@ -109,7 +111,7 @@ class Search:
         self.choices, self.prepare, self.timer = choices, prepare, timer
         self.started = time.perf_counter()
         self.seconds = seconds
-        self.compiling = 0.0  # how long it took the last time
+        self.compiling = 0.0  # seconds of the previous call
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self.modules: dict[tuple[object, ...], nn.Module] = {Variant().weights: model}
@@ -126,7 +128,7 @@ class Search:
         return self.finish()
 
     def _first_run(self) -> int:
-        """Keep the original's output; how long a call takes; bytes of the largest map of one image."""
+        """Measure the original: its output, the time of a call, bytes of the largest map of one image."""
         run_once(self.as_is.run, self.example)
         calls = trace_shapes(self.model, self.example).calls
         start = time.perf_counter()
@@ -165,7 +167,7 @@ class Search:
         self.modules = {key: m for key, m in self.modules.items() if m in (self.model, self.best.run.model)}
 
     def _verified(self, variant: Variant) -> _Tried | Row:
-        """The variant built and its output compared; a row that says why where it does not do."""
+        """The variant, built and its output compared; or a row of the report that says why it is rejected."""
         name = variant.beyond(self.best.variant)
         needed = 3 * self.call_seconds  # one call to compare, two to measure
         if self.left() < max(needed, self.compiling if variant.compiled else 0.0):
@@ -194,7 +196,7 @@ class Search:
         return self.modules[variant.weights]
 
     def _race(self, tried: Sequence[_Tried]) -> list[float]:
-        """Median seconds of each, called in turn."""
+        """Median seconds of each, in alternating rounds."""
         share = max(SHARE * self.left(), 0.02 * self.seconds)
         candidates = {str(i): t.run.forward for i, t in enumerate(tried)}
         warmup = 2 if 4 * len(tried) * self.call_seconds < share else 0
@@ -202,7 +204,7 @@ class Search:
         return [times[name].median for name in candidates]
 
     def finish(self) -> OptimizedModel:
-        """The best variant, measured once more against the model as it is."""
+        """The best variant, measured once more against the original model."""
         candidates = [self.as_is] if self.best is self.as_is else [self.as_is, self.best]
         before, *rest = self._race(candidates)
         seconds = rest[0] if rest else before
@@ -236,7 +238,7 @@ def _in_words(setting: Setting) -> str:
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose parameters want no gradients."""
+    """A copy in eval mode whose parameters require no gradients."""
     try:
         return copy.deepcopy(model).eval().requires_grad_(False)
     except (RuntimeError, TypeError, NotImplementedError) as error:

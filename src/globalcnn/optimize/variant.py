@@ -20,7 +20,7 @@ _WORDS = {None: "", "channels_last": "channels-last", "contiguous": "contiguous 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a network is changed and run; the defaults stand for "as is".
+    """How a network is changed and run; the defaults mean "as is".
 
     folded: BatchNorms folded into convolutions; fused: each Global layer one operator; memory_format: of
     weights and inputs, None leaves them. The engine: one_thread; piece: images of a batch that are run at
@@ -35,7 +35,7 @@ class Variant:
     compiled: bool = False
 
     def parts(self) -> tuple[str, ...]:
-        """What is done, in words."""
+        """The changes, as phrases."""
         words = (
             "convolution + BatchNorm folded" if self.folded else "",
             "Global layers fused" if self.fused else "",
@@ -50,14 +50,15 @@ class Variant:
         return ", ".join(self.parts()) or "as is"
 
     def beyond(self, other: Variant) -> str:
-        """What this variant changes in `other`, in words."""
+        """The changes of this variant relative to `other`, as phrases."""
         new = [p for p in self.parts() if p not in other.parts()]
         gone = [f"without {p}" for p in other.parts() if p not in self.parts()]
         return ", ".join(new + gone) or "as is"
 
     @property
     def weights(self) -> tuple[object, ...]:
-        """What of the variant is in the module itself: variants that agree in it can share one."""
+        """The part of the variant that changes the module itself: variants that agree in it can share a
+        module."""
         return self.folded, self.fused, self.memory_format
 
 
@@ -83,7 +84,7 @@ def prepare(model: nn.Module, variant: Variant, example: Tensor | None = None) -
 
 def _fuse(module: nn.Module, notes: list[str]) -> nn.Module:
     for name, child in list(module.named_modules()):
-        # a subclass may override, and a hook waits for, what the operator passes by
+        # the operator bypasses methods that a subclass may override, and hooks
         if type(child) is not GlobalLayer or is_altered(child):
             continue
         fused = FusedGlobalLayer.from_layer(child)
