@@ -5,6 +5,7 @@ from .. import _torchvision
 _torchvision.check()
 
 from . import darts, densenet, digits, mdeq, mnist, mobile_global, neupde, neural_ode, resnet  # noqa: E402, F401
+from .card import Card, make_card  # noqa: E402
 from .create import create_model  # noqa: E402
 from .registry import (  # noqa: E402
     ModelInfo,
@@ -25,7 +26,7 @@ from .source import (  # noqa: E402
     source_from_json,
     source_of,
 )
-from .weights import Card, load, load_with_card, make_card, read_card, save_weights  # noqa: E402
+from .weights import load, load_with_card, read_card, save_weights  # noqa: E402
 
 __all__ = [
     "Card",
