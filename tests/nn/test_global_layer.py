@@ -1,4 +1,4 @@
-"""`GlobalLayer` against the layer written out plainly from its description, for every option; its manners."""
+"""`GlobalLayer` against `DescribedLayer`, the layer written out, for every option; its conventions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from globalcnn import PDE, GlobalLayer, UserError
 from globalcnn.nn import NETWORKS
+from tests.oracles.described_layer import DescribedLayer
 
 C = 4
 
@@ -55,94 +56,12 @@ def randomised(layer, seed=0):
     return layer
 
 
-class Plain:
-    """The layer step by step, as its description has it; of `layer` only the weights are read."""
-
-    def __init__(self, layer, *, act=F.relu, eps, coefficients="depthwise", training=False):
-        self.w = layer.state_dict()
-        self.act, self.eps, self.net, self.training = act, eps, coefficients, training
-
-    def batch_norm(self, x, name, eps):
-        if self.training:
-            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-        else:
-            mean, var = self.w[f"{name}.running_mean"], self.w[f"{name}.running_var"]
-        scale = self.w[f"{name}.weight"] / torch.sqrt(var + eps)
-        return (x - mean[:, None, None]) * scale[:, None, None] + self.w[f"{name}.bias"][:, None, None]
-
-    def conv(self, x, name, groups=1):
-        weight = self.w[f"{name}.weight"]
-        return F.conv2d(x, weight, self.w.get(f"{name}.bias"), padding=weight.shape[-1] // 2, groups=groups)
-
-    def coefficient(self, x, name):
-        """BN(net(x)), before the activation."""
-        net = f"{name}.net"
-        if self.net == "depthwise":
-            y = self.conv(x, net, groups=x.shape[1])
-        elif self.net in ("full", "pointwise"):
-            y = self.conv(x, net)
-        elif self.net == "identity":
-            y = x
-        elif self.net == "basic":
-            y = F.relu(self.batch_norm(self.conv(x, f"{net}.branch.0"), f"{net}.branch.1", 1e-5))
-            y = self.batch_norm(self.conv(y, f"{net}.branch.3"), f"{net}.branch.4", 1e-5)
-            y = F.relu(x + y)
-        else:
-            assert self.net == "bottleneck"
-            y = F.relu(self.batch_norm(self.conv(x, f"{net}.branch.0"), f"{net}.branch.1", 1e-5))
-            y = F.relu(self.batch_norm(self.conv(y, f"{net}.branch.3"), f"{net}.branch.4", 1e-5))
-            y = self.batch_norm(self.conv(y, f"{net}.branch.6"), f"{net}.branch.7", 1e-5)
-            y = F.relu(x + y)
-        return self.batch_norm(y, f"{name}.norm", self.eps)
-
-    def pair(self, x, first, second, shared):
-        g, g1 = self.coefficient(x, first), self.coefficient(x, second)
-        if shared:
-            product = self.act(g * self.act(g1))
-            return product, product
-        return self.act(g), self.act(g1)
-
-    def __call__(
-        self, f, h, *, pde, D=None, shared=False, velocity_from="h", start="f", source=True, residual=False
-    ):
-        """`h` is what the init block made of `f`."""
-        if f.shape != h.shape:
-            f = h
-        H_old, H = (f if start == "f" else h), h
-        u, v = self.pair(f if velocity_from == "f" else h, "velocity_x", "velocity_y", shared)
-        Dx, Dy = self.pair(h, "diffusion_x", "diffusion_y", shared) if D is None else D
-        dt, (dx, dy) = pde.dt, pde.spacing
-
-        def s(A, d, axis):  # s(A, +d)[i] = A[i - d], periodic
-            return torch.roll(A, d, dims=axis)
-
-        ux = (s(u, dx, 2) - s(u, -dx, 2)) / (2 * dx)
-        vy = (s(v, dy, 3) - s(v, -dy, 3)) / (2 * dy)
-        Ax, Ay, Bx, By = u * dt / dx, v * dt / dy, Dx * dt / dx**2, Dy * dt / dy**2
-        E = (ux + vy) * dt
-        R = 1 / (1 + 2 * Bx + 2 * By)
-        for _ in range(pde.steps):
-            H_new = R * (
-                (1 - 2 * Bx - 2 * By) * H_old
-                - 2 * E * H
-                + (2 * Bx - Ax) * s(H, dx, 2)
-                + (2 * Bx + Ax) * s(H, -dx, 2)
-                + (2 * By - Ay) * s(H, dy, 3)
-                + (2 * By + Ay) * s(H, -dy, 3)
-            )
-            if source:
-                H_new = H_new + 2 * dt * R * f
-            H_old, H = H, H_new
-        out = self.act(self.batch_norm(H, "norm", 1e-5))
-        return out + f if residual else out
-
-
 def image(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 LONG = PDE(steps=4, dt=0.1, spacing=(2, 1))
-OPTIONS = {  # about: (arguments of the layer, arguments of Plain, arguments of its call)
+OPTIONS = {  # about: (arguments of the layer, arguments of DescribedLayer, arguments of its call)
     "published": ({}, {}, {}),
     "no bias": ({"bias": False}, {}, {}),
     "several steps": ({"pde": LONG}, {}, {"pde": LONG}),
@@ -204,7 +123,7 @@ def test_the_layer_is_what_its_description_says(about, init, training):
     layer = randomised(GlobalLayer(C, **{**settings, "init": block})).train(training)
     f, *before = inputs
     h = f if block is None else layer.init(*before, f)
-    plain = Plain(layer, **{"eps": float(C), "training": training, **plainly})
+    plain = DescribedLayer(layer, **{"eps": float(C), "training": training, **plainly})
     expected = plain(f, h, **{"pde": PDE(), **call})
     torch.testing.assert_close(layer(f, *before), expected, rtol=1e-9, atol=1e-9)
 
