@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from globalcnn.ops.native.build import SOURCES
+from globalcnn.ops.native.library import SOURCES
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +77,7 @@ def main() -> None:
         start = time.perf_counter()
         python = _environment(args, Path(folder)) / "bin" / "python"
         _pip(python, "install", "--no-deps", "--force-reinstall", str(wheel))
-        facts = {"wheel": wheel.name, "wheel_bytes": wheel.stat().st_size}
+        facts: dict[str, Any] = {"wheel": wheel.name, "wheel_bytes": wheel.stat().st_size}
         if args.environment is None:
             facts["seconds_to_install"] = round(time.perf_counter() - start)
         facts |= _measured(python)
@@ -125,7 +126,7 @@ def _environment(args: argparse.Namespace, folder: Path) -> Path:
     return place
 
 
-def _measured(python: Path) -> dict[str, object]:
+def _measured(python: Path) -> dict[str, Any]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("GLOBALCNN_", "PYTHON"))}
     clean |= {"PATH": "", "HOME": "/proc", "XDG_CACHE_HOME": ""}
     done = subprocess.run(
@@ -133,7 +134,7 @@ def _measured(python: Path) -> dict[str, object]:
     )
     if done.stderr:
         print(done.stderr, file=sys.stderr)
-    found: dict[str, object] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
