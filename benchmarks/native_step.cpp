@@ -56,7 +56,7 @@ __attribute__((noinline)) void two_rows(const Plane<float> g, const SchemeConsta
                                         float* out) {
   typedef Vec<float> F;
   const int64_t X = g.X;
-  for (int64_t run = g.begin; run < g.begin + g.runs * g.S; run += 2 * g.S) {
+  for (int64_t run = g.begin; run < g.begin + g.runs * g.stride; run += 2 * g.stride) {
     F before[2] = {load(h + run - L), load(h + run + X - L)}, here[2] = {load(h + run), load(h + run + X)};
     for (int64_t p = run; p < run + g.length; p += L) {
       const F after[2] = {load(h + p + L), load(h + p + X + L)}, above = load(h + p - X), below = load(h + p + 2 * X);
