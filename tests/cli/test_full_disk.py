@@ -1,4 +1,4 @@
-"""A full disk ends in one line and status 2, whatever was being written, and the run goes on afterwards."""
+"""A full disk ends in one line and status 2, whichever file was being written, and the run can be resumed."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def no_file_above(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("size", [0, 100, 1500, 3000, 4000, 6000])
 def test_a_full_disk_at_the_start(stripes: DataSource, whole: Path, tmp_path: Path, size: int) -> None:
-    """One error; when there is room again the run goes on to the same weights."""
+    """One error; with space again the run continues to the same weights."""
     assert (whole / "state.pt").stat().st_size > 6000
     run = tmp_path / "run"
     with no_file_above(size), pytest.raises(UserError, match="cannot write"):
@@ -194,7 +194,7 @@ def test_more_epochs_where_every_rate_depends_on_them(stripes: DataSource, whole
 def test_a_run_json_of_something_else(stripes: DataSource, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     for text, word in (
-        ("[1, 2]", "tells of no run"),
+        ("[1, 2]", "does not describe a run"),
         ("{", "not a JSON file"),
         ("[" * 100_000, "not a JSON"),
     ):

@@ -1,4 +1,4 @@
-"""Large trainings in small: on two processes and from shards, a killed one goes on bit for bit."""
+"""Large trainings in small: on two processes and from shards, a killed one resumes bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training can be killed at any moment and goes on bit for bit; nothing of the user's is lost."""
+"""A training can be killed at any moment and resumes bit for bit; no file of the user's is lost."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_best_weights_are_chosen_by_the_held_out_images(stripes, finished):
 
 def test_a_filled_folder_is_not_touched_without_a_word(stripes, finished, tmp_path):
     before = {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
-    with pytest.raises(UserError, match="is not empty: --resume goes on"):
+    with pytest.raises(UserError, match="is not empty: --resume continues"):
         train_net(MODEL, stripes, QUICK, out=finished, seed=3, device="cpu")
     with pytest.raises(UserError, match=r"lr was 0.05 and is now 0.5"):
         train_net(MODEL, stripes, QUICK.replace(lr=0.5), out=finished, seed=3, device="cpu", resume=True)

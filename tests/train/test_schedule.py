@@ -92,7 +92,7 @@ def test_dropout_drop_path_and_optimiser_arrive(stripes, model):
 
 
 def test_drop_path_of_darts_rises_over_the_epochs(stripes):
-    """From 0, linearly, and from the epoch alone, so that a resumed training goes on as it would have."""
+    """From 0, linearly, and from the epoch alone, so a resumed training continues in the same way."""
     recipe = find_recipe("published", "darts_global_tiny_cifar").replace(epochs=4, batch_size=24, cutout=0)
     assert recipe.drop_path_rate == 0.2
     network = build_for("darts_global_tiny_cifar", stripes, recipe)

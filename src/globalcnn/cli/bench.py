@@ -1,4 +1,4 @@
-"""`globalcnn bench`: the door to the benchmarks, which are in the project's checkout, not in the wheel."""
+"""`globalcnn bench`: runs the benchmarks, which are in the project's checkout, not in the wheel."""
 
 from __future__ import annotations
 

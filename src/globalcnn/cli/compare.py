@@ -46,7 +46,7 @@ class Args:
     out: Path = Path("runs/compare")
     """Folder for the results and the run folders."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with a comparison in --out that was stopped."""
+    """Continue a stopped comparison in --out."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the comparison in --out."""
     device: str = "auto"
@@ -128,7 +128,7 @@ def prepare_out(out: Path, about: dict[str, Any], *, resume: bool, overwrite: bo
 
 
 def check_place(out: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether `out` holds something already; a `UserError` unless a comparison may start or go on there."""
+    """Whether `out` holds a comparison; `UserError` unless one may start or continue there."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     try:
@@ -143,7 +143,7 @@ def check_place(out: Path, *, resume: bool, overwrite: bool) -> bool:
         )
     if filled and not (resume or overwrite):
         raise UserError(
-            f"--out {str(out)!r} is not empty: --resume goes on with it, --overwrite replaces it, "
+            f"--out {str(out)!r} is not empty: --resume continues it, --overwrite replaces it, "
             "or choose another"
         )
     return filled

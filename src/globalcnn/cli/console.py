@@ -1,4 +1,4 @@
-"""How the command line speaks: rich tables and bars on a terminal, plain lines elsewhere."""
+"""Output of the command line: rich tables and bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def console(*, error: bool = False) -> Console:
 
 
 def say(text: str = "") -> None:
-    """One line to standard output, as it is (no markup)."""
+    """One line to standard output, without markup."""
     console().print(text, markup=False)
 
 
 def say_notes(data: DataSource) -> None:
-    """What was decided or passed over when the data was read, a line each."""
+    """The notes of a data source, a line each."""
     for note in data.notes:
         say(f"note: {note}")
 

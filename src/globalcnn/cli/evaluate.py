@@ -1,4 +1,4 @@
-"""`globalcnn eval`: how good a trained network is."""
+"""`globalcnn eval`: accuracy of a trained network."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _say_result(result: Evaluation, title: str, classes: tuple[str, ...]) -> Non
 
 
 def run_of(checkpoint: Path) -> Mapping[str, Any] | None:
-    """What run.json beside the weights says, if there is one."""
+    """The content of the run.json next to the weights, if there is one."""
     path = find_weights(checkpoint).parent / RUN
     if not path.is_file():
         return None

@@ -124,7 +124,7 @@ def _implicit_rows(implicit: dict[str, Any] | None) -> list[tuple[str, object, s
         ("multiply-adds outside the implicit layers", outside, short(outside)),
         ("multiply-adds per evaluation", each, short(each)),
         ("evaluations in the forward counted here", implicit["evaluations"], ""),
-        ("evaluations that published counts stand for", implicit["evaluations_published"], ""),
+        ("evaluations in published counts", implicit["evaluations_published"], ""),
     ]
     if implicit["residual"] is not None:
         rows.append(("relative residual after them", f"{implicit['residual']:.2e}", ""))

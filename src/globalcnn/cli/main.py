@@ -1,4 +1,4 @@
-"""The command `globalcnn`: finds the subcommand, turns errors into one line and an exit status."""
+"""The command `globalcnn`: finds the subcommand, reports errors as one line and an exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "how good a trained network is"),
     "predict": ("predict", "what a trained network takes images for"),
     "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
-    "table": ("table", "every row of the published tables beside what is counted and measured here"),
+    "table": ("table", "every row of the published tables, with our counts and accuracies"),
     "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),
     "build": ("build", "compile the native CPU kernels"),
     "bench": ("bench", "speed and memory of layers and networks side by side on this machine"),
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with nullcontext() if debug else plain_warnings():
             status = _dispatch(words)
-        sys.stdout.flush()  # here, where an error can still be told
+        sys.stdout.flush()  # here, where an error can still be reported
         return status
     except SystemExit as stop:  # the argument parser's way to say that it has printed help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        return _say_error("stopped; a training goes on with --resume", 130)
-    except BrokenPipeError:  # the reader of our output has gone
+        return _say_error("stopped; a training continues with --resume", 130)
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         forget_output()
         return 141
     except Exception as error:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _in_one_line(error: Exception) -> int:
-    """Say what a user can mend in one line, and give the exit status; a defect is raised again."""
+    """Print a user's mistake as one line and return the exit status; other errors are raised again."""
     if isinstance(error, UserError):
         return _say_error(str(error), 2)
     from ..train import TrainingDiverged  # not above: with a broken torchvision it cannot be imported

@@ -82,7 +82,7 @@ def _own_input(source: Source, model: nn.Module) -> tuple[int, ...]:
 
 
 def height_and_width(image_size: ImageSize) -> tuple[int, int] | None:
-    """What `--image-size` stands for: one number is a square.
+    """Height and width from `--image-size`: one number is a square.
 
     >>> height_and_width(32), height_and_width((24, 32))
     ((32, 32), (24, 32))

@@ -1,4 +1,4 @@
-"""`globalcnn table`: every row of the published tables beside what this library counts and has measured."""
+"""`globalcnn table`: every row of the published tables, with this library's counts and accuracies."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Args:
     out: Path | None = None
     """Run folder. Default: runs/MODEL-DATA-seedSEED."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in --out where it stopped; with more --epochs where the learning rate of an epoch
+    """Continue the run in --out where it stopped; with more --epochs where the learning rate of an epoch
     does not depend on their number (any schedule but cosine)."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in --out."""
@@ -59,7 +59,7 @@ class Args:
 
 
 def run(args: Args) -> None:
-    """Train, then say how good the network is and where everything lies."""
+    """Train, then print the accuracy and the path of each output."""
     source = network_source(args.model, args.set)
     recipe = resolve_recipe(args.recipe, args.model, args.changes, args.images.data)
     out = args.out or Path("runs") / f"{_slug(source.label)}-{_slug(args.images.data)}-seed{args.seed}"

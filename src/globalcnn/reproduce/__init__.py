@@ -1,4 +1,4 @@
-"""All that is about the paper alone: its rows and how it counted, the authors' names, the published recipes.
+"""What concerns the paper alone: its rows and their counting, the authors' names, the published recipes.
 
 Nothing else in the library reads it but the command line.
 """

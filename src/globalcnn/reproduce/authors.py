@@ -175,7 +175,7 @@ def _digits(model: nn.Module, key: str) -> str:
 
 
 def _without_use(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names that stand in the authors' checkpoints of `model` and do nothing in it."""
+    """Prefixes of entries of the authors' checkpoints of `model` that its forward never reads."""
     if isinstance(model, MDEQ):  # its solver kept the cell a second time, and both under its own name too
         return "fullstage_copy.", "deq."
     if isinstance(model, DigitsNet) and not hasattr(model.body, "norm"):  # digits_conv

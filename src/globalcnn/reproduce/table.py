@@ -1,4 +1,4 @@
-"""Every row of the published tables beside what this library counts and has measured."""
+"""Every row of the published tables, with this library's counts and accuracies."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _counted(
 
 
 def _deviations(row: PublishedRow, params: int, products: int, paper: int) -> list[str]:
-    """What is not reproduced, with by how much; of a reconstruction how well it fits in any case."""
+    """Notes on figures that are not reproduced, with the deviation; for a reconstruction on every figure."""
     words = []
     for name, printed, ours, plain in (
         ("parameters", row.published.get("params"), params, None),
@@ -128,7 +128,7 @@ def _deviations(row: PublishedRow, params: int, products: int, paper: int) -> li
 
 
 def reproduced(printed: float, ours: float) -> bool:
-    """Whether a count is what was printed, up to rounding.
+    """Whether a count agrees with the printed figure, up to rounding.
 
     >>> reproduced(460e3, 466906), reproduced(473e3, 466906), reproduced(10e6, 11098398)
     (True, False, False)
@@ -140,7 +140,7 @@ def reproduced(printed: float, ours: float) -> bool:
 
 
 def _other_figures(row: PublishedRow) -> list[str]:
-    """What is said of the printed depths and times, for which the tables have no column."""
+    """Notes on printed depths and times, for which the tables have no column."""
     words = []
     if "depth" in row.published:
         printed, ours = row.published["depth"], _depth(row.model, row.num_classes, row.input)

@@ -86,7 +86,7 @@ class Compared:
 
 
 def judged_by(recipe: Recipe) -> str:
-    """Which weights a comparison judges: those of the last epoch, unless images are held out to choose by."""
+    """Which weights a comparison evaluates: the last epoch's, unless held-out images choose the epoch."""
     if recipe.validation:
         return "the epoch that is best on the held-out images"
     return "the last epoch"
@@ -109,7 +109,7 @@ def compare(
 
     models: names, or how networks are built (see `models.parse_source`); each is built anew for each seed.
     out: holds one run folder per training, MODEL/seedSEED; None keeps none.
-    resume: go on with trainings that were stopped; finished ones are not repeated.
+    resume: continue trainings that were stopped; finished ones are not repeated.
     batches: batch sizes of the latency, measured alternating in this process after all trainings.
     notes: plain values that every run.json keeps.
     reporter: makes the reporter of the training with that label.
@@ -152,7 +152,7 @@ def compare(
 
 
 def run_folder(out: Path, label: str, seed: int) -> Path:
-    """Where the training of a network with a seed lies in the folder of a comparison.
+    """The run folder of the training of a network with a seed, in the folder of a comparison.
 
     >>> run_folder(Path("out"), "my_net.py:build", 1).as_posix()
     'out/my_net.py-build/seed1'

@@ -1,4 +1,4 @@
-"""A loss that is not finite: where it began."""
+"""Finding the first layer that is not finite when the loss is not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message names the epoch, the step, the layer and the way out."""
+    """The loss became NaN or infinite; the message names the epoch, the step, the layer and the remedy."""
 
 
 def finite(value: object) -> bool:
@@ -22,7 +22,8 @@ def finite(value: object) -> bool:
 
 
 def where_it_began(model: nn.Module, images: Tensor) -> str:
-    """In words, the first place that is not finite when `images` go through `model`, in its present mode."""
+    """A phrase for the first place that is not finite when `images` go through `model`, in its present
+    mode."""
     if not finite(images):
         return "the images of the batch"
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""How good a network is on a split of the data."""
+"""Evaluation of a network on a split of the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 
 
 class NotFinite(UserError):
-    """The network gave logits that are not finite, so that no accuracy means anything."""
+    """The network's logits are not finite, so its accuracy is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def tally(model: nn.Module, loader: Loader, num_classes: int, *, labels_as: Tens
 
 
 def checked_logits(output: object, images: int, num_classes: int | None = None) -> Tensor:
-    """What a network returned, if it is logits (images, classes); else a `UserError` that says what it is."""
+    """The output of a network if it is logits (images, classes); else a `UserError` that describes it."""
     if (
         isinstance(output, Tensor)
         and output.ndim == 2

@@ -1,4 +1,4 @@
-"""The run folder: what stands in it, who may use it, and how a killed run is found again."""
+"""The run folder: its files, its lock, and how a killed run is resumed."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SAME_RUN = ("model", "init", "data", "recipe", "objective", "seed", "processes")
 
 
 def check_out(out: Path | None, *, resume: bool, overwrite: bool) -> None:
-    """A `UserError` unless `out` is a place for a new run, or holds one to `resume` or `overwrite`.
+    """Raise `UserError` unless `out` is free for a new run, or holds one to `resume` or `overwrite`.
 
     A folder that a run was killed in before its first state is as good as new, and can be resumed too.
     """
     if resume and overwrite:
         raise UserError(
-            "resume and overwrite exclude each other: go on with the run in the folder, or replace it"
+            "resume and overwrite exclude each other: continue the run in the folder, or replace it"
         )
     if out is None:
         if resume:
@@ -71,7 +71,7 @@ def check_out(out: Path | None, *, resume: bool, overwrite: bool) -> None:
         )
     if filled and not (resume or overwrite) and not barely_begun(out):
         raise UserError(
-            f"the run folder {str(out)!r} is not empty: --resume goes on with its run, "
+            f"the run folder {str(out)!r} is not empty: --resume continues its run, "
             "--overwrite replaces it, or choose another --out"
         )
 
@@ -85,7 +85,7 @@ def barely_begun(out: Path) -> bool:
 
 
 def _left_aside(name: str) -> bool:
-    """Whether a file is what a kill left of one that was being written; see `files.written_aside`."""
+    """Whether a file is the temporary of a killed write; see `files.written_aside`."""
     return any(
         name.startswith(f".{os.path.splitext(ours)[0]}.") and name.endswith(os.path.splitext(ours)[1])
         for ours in OURS
@@ -119,7 +119,7 @@ class RunFolder:
             if resume:
                 folder._check_same_run()
             elif not overwrite and not resume:
-                check_out(out, resume=False, overwrite=False)  # again, now that nobody else is in it
+                check_out(out, resume=False, overwrite=False)  # again, now that the lock is held
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 remove_left_aside(out, OURS)
@@ -134,7 +134,7 @@ class RunFolder:
         return folder
 
     def close(self) -> None:
-        """Let others into the folder."""
+        """Release the folder's lock."""
         if self.lock is not None:
             self.lock.release()
 
@@ -163,7 +163,7 @@ class RunFolder:
                 raise cannot_write(target, error) from error
 
     def restore(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """Bring the trainer to where the folder's run stopped; the figures of the epochs before."""
+        """Restore the trainer to where the folder's run stopped; return the figures of the epochs before."""
         if not self.resumed or self.path is None:
             return []
         state = load_state(self.path / STATE)
@@ -223,13 +223,13 @@ def _locked(out: Path) -> FolderLock:
 
 
 def what_differs(before: Any, now: dict[str, Any]) -> list[str]:
-    """In words, where a run differs from the one that run.json tells of, so that it cannot go on with it.
+    """Phrases for each difference between a run and run.json that prevents resuming it.
 
     How many test images there are may change: they are looked at after the last epoch. So may the number of
     epochs where the learning rate of an epoch does not depend on it.
     """
     if not isinstance(before, dict):
-        return ["its run.json tells of no run"]
+        return ["its run.json does not describe a run"]
     different = []
     for part in SAME_RUN:
         then, here = before.get(part), now.get(part)

@@ -17,11 +17,11 @@ from ..models.weights import find_weights, read_weights
 def start_from(
     model: nn.Module, path: str | os.PathLike[str], *, classes: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Give `model` the weights of a run folder or weights file; what was not taken as it is, in words.
+    """Give `model` the weights of a run folder or weights file; return sentences on what was adapted.
 
-    Two things may differ: the classifier's size, which leaves it as it is in `model`, and the input channels
+    Two things may differ: the classifier's size, whose layer in `model` is then kept, and the input channels
     of the first convolution, whose kernels are then summed or repeated as timm does. The classifier is also
-    left as it is if `classes`, those that will be trained, are others than the file's.
+    kept if `classes`, those that will be trained, differ from the file's.
 
     Raises `UserError`, with `model` as it was, if anything else differs.
     """

@@ -30,8 +30,8 @@ class Trainer:
     """One training: model, data, recipe and objective brought together; `run_epoch` does the next epoch.
 
     num_classes: how many logits the network gives, at least the classes of the data. All randomness of an
-    epoch follows from (seed, epoch, process), so a training that is resumed at an epoch's end goes on exactly
-    as if it had never stopped.
+    epoch follows from (seed, epoch, process), so a training that is resumed at the end of an epoch gives
+    exactly the weights of one that never stopped.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Trainer:
         return (self.ema.module if self.ema is not None else self.model).state_dict()
 
     def run_epoch(self, on_step: Callable[[Progress], None] | None = None) -> EpochResult:
-        """Train for one more epoch, then judge it on the held-out images."""
+        """Train for one more epoch, then evaluate on the held-out images."""
         start = time.perf_counter()
         set_seed(_mixed(self.seed, self.epoch, self.accelerator.process_index))
         self.train_loader.set_epoch(self.epoch)
@@ -125,7 +125,7 @@ class Trainer:
             set_drop_path(rate * self.epoch / self.recipe.epochs)
 
     def _share_statistics(self) -> None:
-        """Each process has its own running means and variances of the norms: from here on their averages."""
+        """Average the norms' running means and variances over the processes, which each have their own."""
         processes = self.accelerator.num_processes
         if processes > 1:
             for module in (self.model, *([] if self.ema is None else [self.ema.module])):
@@ -214,7 +214,7 @@ class Trainer:
             ) from error
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed training needs besides model, data, recipe and objective."""
+        """Everything a resumed training needs besides model, data, recipe and objective."""
         scaler = self.accelerator.scaler
         return {
             "epoch": self.epoch,

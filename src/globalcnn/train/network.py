@@ -19,7 +19,7 @@ from .evaluate import checked_logits
 from .recipe import Recipe
 from .setting_up import checked_seed
 
-STRETCH, CROP = "stretch", "crop"  # how images come to their size: whole ones, or their resized centre
+STRETCH, CROP = "stretch", "crop"  # how images are brought to size: whole, or the resized centre
 
 OF_THE_CONSTRUCTOR = ("drop_rate", "drop_path_rate")
 
@@ -69,7 +69,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Source | None = None) -> Card:
-    """What will be trained, once one image has gone through the network.
+    """The network's source and output size, after a check with one image.
 
     Raises `UserError` if it does not take the data's images, gives fewer logits than there are classes, or
     was built without the dropout that the recipe asks for.

@@ -1,6 +1,6 @@
-"""What a training minimises: objects that turn network, images and targets into a loss.
+"""Objectives: what a training minimises, as functions of network, images and targets.
 
-The loop knows nothing but `Objective`. Cross entropy and auxiliary heads are here; distillation and the
+The loop uses only the interface `Objective`. Cross entropy and auxiliary heads are here; distillation and the
 matching of features fit the same interface: a teacher is an attribute, a projection is a module of `setup`.
 """
 
@@ -21,10 +21,10 @@ AUXILIARY_WEIGHT = 0.4  # published with DARTS
 
 
 class Outcome(NamedTuple):
-    """What an objective makes of one batch.
+    """The result of an objective for one batch.
 
     loss: a scalar to differentiate; logits: (N, classes) of the network itself, for the running accuracy;
-    figures: further scalars by name, whose means over an epoch stand in its figures.
+    figures: further scalars by name, whose means over an epoch are reported.
     """
 
     loss: Tensor
@@ -36,7 +36,7 @@ class Objective(ABC):
     """What a training minimises.
 
     Called once per step, inside autocast if the recipe has mixed precision, and inside the wrapper of several
-    processes: whatever it runs of `model` and of its own modules is differentiated and synchronised.
+    processes, so that gradients of `model` and of its own modules are synchronised.
     """
 
     def setup(self, model: nn.Module, *, device: torch.device) -> nn.Module | None:
@@ -107,7 +107,7 @@ class WithAuxiliaryHeads(Objective):
     """Cross entropy of the logits and, with a weight, of those of the network's auxiliary heads.
 
     The network has a method `forward_with_auxiliary(images)` that returns its logits and those of one or more
-    heads beside it. Source: Liu, Simonyan and Yang, "DARTS", ICLR 2019, whose weight is 0.4.
+    auxiliary heads. Source: Liu, Simonyan and Yang, "DARTS", ICLR 2019, whose weight is 0.4.
     """
 
     def __init__(self, *, weight: float = AUXILIARY_WEIGHT, label_smoothing: float = 0.0) -> None:

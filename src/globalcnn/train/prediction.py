@@ -1,4 +1,4 @@
-"""What a trained network takes an image for."""
+"""Predicted classes of image files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one image: its path and the probability of each class, the most likely first."""
+    """The path of one image and the probability of each class, the most likely first."""
 
     path: str
     classes: tuple[tuple[str, float], ...]
@@ -67,7 +67,7 @@ def class_names(card: Card) -> Sequence[str]:
 
 
 def prepared(path: str, card: Card) -> Tensor:
-    """The image file as the network wants it: float (C, H, W), resized and normalised as in training."""
+    """The image file as the network's input: float (C, H, W), resized and normalised as in training."""
     try:
         os.stat(path)
     except (OSError, ValueError) as error:

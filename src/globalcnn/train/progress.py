@@ -1,4 +1,4 @@
-"""What a training tells while it runs, and to whom."""
+"""Progress of a training, and the interface of its reporters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .evaluate import Evaluation
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training is, after a step. epoch counts from 1; `step` of `steps` within it."""
+    """The position of a training after a step. epoch counts from 1; `step` of `steps` within it."""
 
     epoch: int
     epochs: int
@@ -57,7 +57,7 @@ class EpochResult:
 
 
 class Reporter(Protocol):
-    """Who hears of a training while it runs (only on the first of several processes)."""
+    """Receives the progress of a training (only on the first of several processes)."""
 
     def started(self, about: dict[str, Any], resumed_at: int) -> None:
         """Before the first step; `about` is what run.json holds."""

@@ -1,4 +1,4 @@
-"""A training from network, data and recipe to weights and a run folder; killed at any time, it resumes."""
+"""A training from network, data and recipe to weights and a run folder; it can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .setting_up import checked_seed, make_accelerator
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training ended with.
+    """The result of a training.
 
     model: the network that was given, on the CPU with its last weights (averaged where the recipe averages),
     in eval mode; card: what its weights files say of it; test: evaluation of these weights on the test
@@ -70,7 +70,7 @@ def train(
     recipe: default `Recipe()`.
     objective: what is minimised; default cross entropy, with auxiliary heads where the network has them and
         the recipe weighs them.
-    out: run folder; None keeps nothing on disk. It must be new or empty, unless `resume` (go on with it)
+    out: run folder; None keeps nothing on disk. It must be new or empty, unless `resume` (continue it)
         or `overwrite` (remove what an earlier run left in it; files of others stay).
     seed: of order and augmentation, 0 to 2**32 - 1. On a CPU the same initial weights and seed give the same
         weights, bit for bit, also when the training was killed and resumed (same versions, same number of
@@ -82,8 +82,8 @@ def train(
     device: "auto", "cpu", "cuda" or "mps"; several processes through torchrun.
     notes: plain values to keep in run.json under their names.
 
-    Raises `UserError` for what does not fit, `TrainingDiverged` for a loss that is not finite. A module that
-    was being trained when an error came is left as it is then.
+    Raises `UserError` for what does not fit, `TrainingDiverged` for a loss that is not finite. After an
+    error the module keeps its state of that moment.
 
     >>> from globalcnn.data import load_data
     >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
@@ -193,7 +193,7 @@ def _finish(
     best_weights: dict[str, Any] | None,
     best_epoch: int | None,
 ) -> RunResult:
-    """Judge the weights on the test images; the module then holds the last weights, on the CPU."""
+    """Evaluate the weights on the test images; the module then holds the last weights, on the CPU."""
     last = {k: v.detach().clone() for k, v in trainer.weights.items()}
     model = trainer.model
     test = best_test = None
@@ -227,6 +227,6 @@ def _finished_without_test(error: UserError, folder: RunFolder) -> str:
     if folder.path is None:
         return text
     return (
-        f"{text}. The weights are whole in {str(folder.path)!r}; when the test images are mended, or the "
-        "broken ones removed, --resume does what is left"
+        f"{text}. The weights are complete in {str(folder.path)!r}; once they are repaired or "
+        "removed, --resume does the evaluation"
     )

@@ -1,4 +1,4 @@
-"""What a training is made of before its first step: processes and device, optimiser, mixing, averaging."""
+"""The parts of a training before its first step: processes and device, optimiser, mixing, averaging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training state on disk: checked over all its bytes, free of code, and of the right kinds."""
+"""The training state on disk: with a checksum over all bytes, without code, with checked types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bringing data to a trained network as its training did: classes by name, constants, and what is refused."""
+"""Matching data with a trained network: classes by name, the training's constants."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_trained(card: Card, data: DataSource) -> tuple[DataSource, Tensor | None]
 def class_numbers(card: Card, data: DataSource) -> Tensor | None:
     """The network's number of each class of the data, by name; None if they are the same numbers.
 
-    The data may have some of the classes alone. Of weights that came without names the number of classes must
+    The data may have some of the classes alone. For weights without names the number of classes must
     agree. Raises `UserError` for a name that the network was not trained on.
     """
     if not card.classes:

@@ -115,7 +115,7 @@ def method_of_layer_on_instance(layer):
 def spectral(layer):
     parametrizations.spectral_norm(layer.velocity_x.net)
     for p in layer.velocity_x.net.parametrizations.weight:
-        p.eval()  # its power iteration would go on with every forward
+        p.eval()  # its power iteration would continue with every forward
 
 
 def unusual_stride(layer):

@@ -14,7 +14,7 @@ PUBLISHED_FOR: dict[str, str] = {**cifar.MODELS, **mnist.MODELS, **imagenet.MODE
 
 
 def find_recipe(name: str, model: str | None = None) -> Recipe:
-    """The recipe called `name`; "published" stands for the one that `model` was published with.
+    """The recipe called `name`; "published" means the one that `model` was published with.
 
     Raises `UserError` for an unknown name, or where nothing was published for `model`.
 
