@@ -124,7 +124,7 @@ def _print_comparison(result: Comparison) -> None:
 
 
 def _remarks(cell: Cell) -> Iterator[str]:
-    """What is to be said of a cell beside its figures."""
+    """The remarks on a cell besides its figures."""
     if cell.failure:
         yield f"{cell.name}: failed: {cell.failure}"
     for key, side in (("ours", cell.ours), ("theirs", cell.theirs)):

@@ -96,7 +96,7 @@ def loading(content: dict[str, Any]) -> str:
 
 
 def assumed(content: dict[str, Any]) -> str:
-    """What stands in for a GPU, and what others measured."""
+    """The substitute for a GPU, and measurements of others."""
     a = content["assumed"]
     low, high = (100 * u for u in a["utilisation"])
     rows = [

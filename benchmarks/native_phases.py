@@ -5,7 +5,7 @@
 Builds the kernels once more with counters in them (a minute), runs a Global layer at inference on the shapes of
 `globalcnn bench`, in both memory formats, and writes what each phase takes in nanoseconds per vector of elements.
 The first three shapes are measured again with other choices compiled in, in processes of their own.
-Beside it stands the arithmetic ceiling: the same number of multiply-adds in a matrix product, measured in the same
+The arithmetic roofline is measured too: the same number of multiply-adds in a matrix product, measured in the same
 process. x86 processors alone have the clock that is read. Nothing else should run on the machine.
 """
 

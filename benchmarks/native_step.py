@@ -1,11 +1,11 @@
-"""What a step of the native kernels costs by itself, beside what its reading and writing alone costs.
+"""The cost of a step of the native kernels, compared with the cost of its reads and writes alone.
 
     python -m benchmarks.native_step [--out results/bench/step.json]
 
 Compiles native_step.cpp, which runs the kernels' loops on planes that stay in the caches, for maps of 4 x 4 to
 56 x 56, and writes nanoseconds per vector of elements: the four convolutions, the only step of K = 1, the first of
 several steps (it computes and stores the coefficients), a further step, and a loop that reads and writes what a further
-step does but computes next to nothing. Beside them what was tried instead: the only step two rows at a time, and the
+step does but computes next to nothing. Also measured are alternatives that were tried: the only step two rows at a time, and the
 coefficients in planes of their own, which a pass before the first step fills. One thread; x86 with AVX2 or AVX-512. Nothing else should run on the machine.
 """
 

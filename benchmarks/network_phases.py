@@ -5,7 +5,7 @@
 ResNet-32 and ResNet-Global in the same variant (norms folded, Global layers fused, channels-last, compiled), each in
 processes of its own (three, the least of their medians counts): the time of a call, then once more with oneDNN telling
 the time of every primitive (ONEDNN_VERBOSE), and the Global layers' operators alone on inputs of the shapes that they
-get. What is left of the call is spent between them. Beside it stands a matrix product of as many multiply-adds.
+get. What is left of the call is spent between them. For comparison, a matrix product of as many multiply-adds.
 Threads are not bound to cores. Nothing else should run.
 """
 

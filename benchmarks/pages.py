@@ -1,4 +1,4 @@
-"""What the pages that are written from results share: reading, tables in Markdown, hardware in words."""
+"""Shared by the pages written from results: reading, tables in Markdown, descriptions of hardware."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def hardware(content: dict[str, Any]) -> str:
-    """The versions and class of hardware of a file of results, and how its threads were bound, in words."""
+    """The versions and class of hardware of a file of results, and how its threads were bound, as a phrase."""
     e = content["environment"]
     bound = f", {e['openmp']}" if e.get("openmp") else ""
     return f"{e['cpu']}, {e['simd']}, {e['threads']} thread(s){bound}, torch {e['torch']}"

@@ -21,7 +21,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def hardware(content: dict[str, Any]) -> str:
-    """The versions and class of hardware, in words, and the seed."""
+    """The versions and class of hardware as a phrase, and the seed."""
     return machine(content) + ("" if content["seed"] is None else f", seed {content['seed']}")
 
 
@@ -67,7 +67,7 @@ def shapes(content: dict[str, Any]) -> list[list[int]]:
 
 
 def targets(content: dict[str, Any], compared: dict[str, Any]) -> list[str]:
-    """The targets beside what was measured, and how many are missed."""
+    """The targets next to the measurements, and how many are missed."""
     rows: list[tuple[object, ...]] = []
     for shape in shapes(content)[:3]:
         one, five = (layer_cell(content, shape, steps, False) for steps in (1, 5))
@@ -97,7 +97,7 @@ def targets(content: dict[str, Any], compared: dict[str, Any]) -> list[str]:
 
 
 def roofline(content: dict[str, Any]) -> list[str]:
-    """The layer beside its roofline: what it cannot be faster than."""
+    """The layer next to its roofline, the bound on its speed."""
     rows = []
     for shape in shapes(content):
         for steps in (1, 5):
@@ -234,7 +234,7 @@ def about(name: str, content: dict[str, Any]) -> str:
 
 
 def of_the_kernel(kernel: dict[str, Any], alone: dict[str, Any]) -> list[str]:
-    """What is known of the kernel's inside."""
+    """Measurements inside the kernel."""
     return [
         "## Where the kernel's time goes",
         "",
@@ -277,7 +277,7 @@ def of_networks(compared: dict[str, Any], apart: dict[str, Any], others: dict[st
         *spent(apart),
         "## Other networks",
         "",
-        "Not measured again since the kernels and the compiled variant became faster; some ratios stand on one or two rounds.",
+        "Not measured again since the kernels and the compiled variant became faster; some ratios are from one or two rounds.",
         "At 224 x 224:",
         "",
         *networks(others, "imagenet"),

@@ -71,7 +71,7 @@ def _plot_times(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, Any
             ]
             axes.plot(others, [row + up] * len(others), "o", color=color, fillstyle="none", markersize=5)
             axes.plot(spent[fastest], row + up, "o", color=color, markersize=9)
-            _beside(axes, row + up, f"{spent[fastest]:.3g}  {fastest}", color=color)
+            _label(axes, row + up, f"{spent[fastest]:.3g}  {fastest}", color=color)
     axes.plot([], [], "o", color="0.3", fillstyle="none", markersize=5, label="its other variants")
     if any(f["variant"].startswith("roofline") for cell in cells for f in cell["ours"]["variants"]):
         axes.plot([], [], "|", color="0.3", markersize=9, label="roofline: call, bytes, arithmetic")
@@ -93,7 +93,7 @@ def _plot_ratios(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, An
         axes.barh(row, ratio, height=0.5, color="0.7", zorder=2)
         if macs is not None:
             axes.plot(macs, row, "D", color="tab:red", markersize=5, zorder=3)
-        _beside(axes, row, f"{ratio:.2f}", color="black")
+        _label(axes, row, f"{ratio:.2f}", color="black")
         largest = max(largest, ratio, macs or 0.0)
     if any("macs_ratio" in cell["facts"] for _, cell in found):
         axes.plot([], [], "D", color="tab:red", markersize=5, label="ratio of multiply-adds")
@@ -102,7 +102,7 @@ def _plot_ratios(axes: Any, rows: Sequence[int], cells: Sequence[Mapping[str, An
     axes.set_xlabel("blue / orange, the fastest of each (below 1: blue is faster)")
 
 
-def _beside(axes: Any, row: float, words: str, *, color: str) -> None:
+def _label(axes: Any, row: float, words: str, *, color: str) -> None:
     """Words to the right of the axes, level with the row."""
     place = axes.get_yaxis_transform()
     axes.text(1.01, row, words, transform=place, va="center", fontsize=9, color=color)
@@ -130,7 +130,7 @@ def _plot_memory(table: Mapping[str, Any], path: Path) -> None:
 
 
 def main(folders: Sequence[str]) -> None:
-    """Draw every table of the bench.json in each of `folders` beside it."""
+    """Draw every table of the bench.json in each of `folders` next to it."""
     for folder in map(Path, folders):
         for word, table in read_json(folder / "bench.json")["tables"].items():
             plot_bench(table, folder / f"{word}.png")

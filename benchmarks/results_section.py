@@ -11,7 +11,7 @@ PUBLISHED = {"digits_conv": (92.01, 27), "digits_residual": (92.53, 30), "digits
 
 
 def backbones() -> str:
-    """The three MNIST-10 backbones beside what was published."""
+    """The three MNIST-10 backbones next to the published figures."""
     content = read("mnist10/compare.json")
     rows = []
     for r in content["results"]:

@@ -21,7 +21,7 @@ Key = tuple[int, int]  # side, variant
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a side: `prepare` builds what is then called again and again, or raises why it cannot.
+    """A variant of a side: `prepare` builds a callable that is then timed, or raises why it cannot.
 
     What `prepare` returns may have an attribute `about`, a line on what it is. competes: whether it may be
     its side's fastest (False for what is shown for comparison alone).

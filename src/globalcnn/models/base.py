@@ -1,4 +1,4 @@
-"""What every classifier here has in common: timm's contract, written once."""
+"""The base class of every classifier: timm's contract."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .checkpointing import checkpointed
 POOLINGS = ("avg", "max", "avgmax", "fast", "fastavg", "fastmax", "fastavgmax", "")
 
 
-# told the name of each module of `feature_info` (and of others) and what it made
+# called with the name and output of each module of `feature_info` (and of others)
 Keep = Callable[[str, Tensor], None]
 
 
@@ -63,7 +63,7 @@ class ImageClassifier(nn.Module):
 
     @abstractmethod
     def run_features(self, x: Tensor, keep: Keep) -> Tensor:
-        """The last feature map; on the way `keep(name, output)` for each module of `feature_info`."""
+        """The last feature map; calls `keep(name, output)` for each module of `feature_info`."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (N, num_features, h, w)."""
@@ -167,7 +167,7 @@ class ImageClassifier(nn.Module):
 
 
 class _Enough(Exception):
-    """All feature maps that were asked for are there."""
+    """Raised when all requested feature maps are computed."""
 
     def __init__(self, last: Tensor) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class _Enough(Exception):
 
 
 def keep_nothing(name: str, out: Tensor) -> None:
-    """For a forward that only wants the last map."""
+    """For a forward that needs only the last map."""
 
 
 def _as_list(info: Any) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ def _indices(asked: int | Sequence[int] | None, there: int) -> list[int]:
 
 
 def activation(act_layer: str | type[nn.Module] | None, default: type[nn.Module] = nn.ReLU) -> Any:
-    """The class of an activation: given as such, by timm's name for it ("silu"), or None for the default."""
+    """The class of an activation, given as a class, by timm's name ("silu"), or None for the default."""
     if act_layer is None:
         return default
     if not isinstance(act_layer, (str, type)):
@@ -215,7 +215,7 @@ def activation(act_layer: str | type[nn.Module] | None, default: type[nn.Module]
 
 
 def normalisation(norm_layer: str | Callable[..., nn.Module] | None) -> Any:
-    """The class of a norm: given as such, by timm's name ("groupnorm1"), or None for BatchNorm."""
+    """The class of a norm, given as a class, by timm's name ("groupnorm1"), or None for BatchNorm."""
     if norm_layer is None:
         return nn.BatchNorm2d
     if not (isinstance(norm_layer, str) or callable(norm_layer)):

@@ -1,4 +1,4 @@
-"""Gradient checkpointing that leaves the statistics of BatchNorm as one forward makes them."""
+"""Gradient checkpointing that updates the statistics of BatchNorm once, as one forward does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(module: nn.Module, *inputs: Tensor) -> Any:
-    """`module(*inputs)`, computed once more in the backward in place of keeping what it needs.
+    """`module(*inputs)`, recomputed in the backward instead of keeping its intermediate tensors.
 
     The second pass leaves running means, variances and counters alone: a plain checkpoint updates them twice.
     """
@@ -28,9 +28,9 @@ def checkpointed(module: nn.Module, *inputs: Tensor) -> Any:
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """While it is entered, forwards of `module` in training mode do not move BatchNorm's statistics."""
+    """A context in which forwards of `module` in training mode do not update BatchNorm's statistics."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    # the statistics are saved for the backward, so they may not be written, not even back to what they were
+    # the statistics are saved for the backward, so they must not be written, not even with the same values
     before = [(m, m.momentum, m.num_batches_tracked) for m in norms]
     try:
         for norm in norms:

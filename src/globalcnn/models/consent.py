@@ -1,8 +1,8 @@
-"""Which sources a weights file may have built without the user's consent.
+"""Which sources a weights file may build without the user's consent.
 
 A file may come from a stranger. It may name a network of this library or of timm with known settings of
 moderate size, and a class of modules (or a function annotated to return one) of an installed package. For
-all else the user consents by `model=`, which names the network again, or by `trust_source=True`.
+anything else the user consents by `model=`, which names the network again, or by `trust_source=True`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TIMM_SETTINGS = """
     window_size zero_init_last
 """
 TIMM_SETTINGS: Final = frozenset(_TIMM_SETTINGS.split())
-# never taken from a file, trusted or not: they make a constructor read other files or go to the network
+# never taken from a file, trusted or not: they make a constructor read other files or use the network
 _REFUSED = """
     pretrained pretrained_cfg pretrained_cfg_overlay pretrained_model_args checkpoint_path cache_dir
     weights weights_backbone pretrained_backbone state_dict url file hf_hub_id features_only scriptable
@@ -51,7 +51,7 @@ REFUSED: Final = frozenset(_REFUSED.split())
 REACHING_OUT: Final = frozenset(
     ("pretrained", "weights", "checkpoint", "ckpt", "url", "hub", "cache", "file")
 )
-# packages whose functions do other things than build networks of the user's
+# packages whose functions do more than build networks
 _FOREIGN = """
     PIL _pytest accelerate docutils fsspec huggingface_hub hypothesis jinja2 matplotlib numpy onnx
     onnxruntime openvino packaging pip pkg_resources psutil pytest requests rich safetensors scipy
@@ -91,7 +91,7 @@ def check_arguments(arguments: Mapping[str, Any], label: str, where: str) -> Non
 
 
 def reaches_out(name: str) -> bool:
-    """Whether an argument of that name makes a constructor read files or go to the network."""
+    """Whether an argument of that name makes a constructor read files or use the network."""
     return name in ("path", "state_dict") or bool(REACHING_OUT & set(name.lower().split("_")))
 
 
@@ -220,7 +220,7 @@ def _why_not_callable(source: FactorySource, module: str, function: str) -> str 
         return f"{function!r} is neither a function nor a class of modules"
     try:
         told = typing.get_type_hints(found).get("return")
-    except Exception:  # an annotation that cannot be evaluated says nothing
+    except Exception:  # an annotation that cannot be evaluated counts as none
         told = None
     if isinstance(told, type) and issubclass(told, nn.Module):
         return None
@@ -228,7 +228,7 @@ def _why_not_callable(source: FactorySource, module: str, function: str) -> str 
 
 
 def _default_that_reaches_out(factory: Any, arguments: Mapping[str, Any]) -> str | None:
-    """The parameter, with its default, by which a factory loads weights unless it is told not to."""
+    """The parameter, with its default, by which a factory loads weights by default."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 """DARTS networks for small images (genotype DARTS_V2), with and without Global layers.
 
 Stem conv3x3 to 3 C-BN, L cells of which the ones at L // 3 and 2 L // 3 halve the sides and double C, average
-pool, linear. A cell reads the outputs of the two before it. In the Global variants a `GlobalLayer` stands
+pool, linear. A cell reads the outputs of the two before it. In the Global variants a `GlobalLayer` is
 just before each reduction cell, as one more entry of `cells`; its init is one more normal cell.
 
 The auxiliary head is for training alone: `forward` gives logits in every mode, `forward_with_auxiliary` both.
@@ -64,7 +64,7 @@ class AuxiliaryHead(nn.Module):
 class DARTS(ImageClassifier):
     """A stack of cells: `layers` of them (L) with `channels` (C) per node before the first reduction.
 
-    with_global: whether a Global layer stands before each reduction cell; pde: its equation; diffusivity:
+    with_global: whether a Global layer precedes each reduction cell; pde: its equation; diffusivity:
     None learns Dx and Dy, a number keeps them constant; bias: whether its coefficient convolutions have one.
     drop_rate: dropout before the linear layer; drop_path_rate: share of samples for which a branch of a cell
     is dropped in training, see `set_drop_path`.

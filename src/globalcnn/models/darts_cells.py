@@ -63,7 +63,7 @@ class Operation(nn.Module):
 class FactorizedReduce(nn.Module):
     """ReLU, half of the channels from the even pixels and half from the odd ones, BN: halves the sides.
 
-    Sides round up; where one is odd, the odd pixels are one short and a zero stands in.
+    Sides round up; where one is odd, there is one odd pixel less, and a zero is used.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:

@@ -1,6 +1,6 @@
-"""Networks of the user's: finding the function that builds one, calling it, reading off what it made.
+"""User-defined networks: finding the function that builds one, calling it, inspecting the result.
 
-What is found here is code of the user's and runs: `consent.py` decides beforehand what a file may name.
+User code runs here: `consent.py` decides beforehand what a file may name.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def importable(factory: str) -> Callable[..., Any]:
 
 @contextmanager
 def function_in_file(path: Path, function: str) -> Iterator[Callable[..., Any]]:
-    """Run the Python file and yield the function of that name; its neighbours can be imported meanwhile."""
+    """Run the Python file and yield the function of that name; modules in its folder can be imported
+    inside."""
     path = path.absolute()
     # files of the same name in two folders are two modules
     name = f"globalcnn_user_file_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
@@ -66,7 +67,7 @@ def function_in_file(path: Path, function: str) -> Iterator[Callable[..., Any]]:
         if folder in sys.path:
             sys.path.remove(folder)
         for other in set(sys.modules) - before - {name}:
-            # a file in another folder has neighbours of its own, perhaps of the same names
+            # another folder may have modules of the same names
             if Path(getattr(sys.modules[other], "__file__", None) or "/").is_relative_to(folder):
                 del sys.modules[other]
 
@@ -94,7 +95,7 @@ def call_factory(
     num_classes: int | None = None,
     in_chans: int | None = None,
 ) -> nn.Module:
-    """What `factory` builds, given num_classes and in_chans as far as its signature takes them.
+    """The network that `factory` builds, given num_classes and in_chans if its signature takes them.
 
     Through `**kwargs` they are offered too, and taken back if the function refuses them by name. Raises
     `UserError` where the factory raises, or returns something else than a module.
@@ -151,7 +152,7 @@ def _where(error: BaseException, path: Path | None = None) -> str:
 
 
 def own_num_classes(model: nn.Module, in_chans: int, image_size: tuple[int, int]) -> int:
-    """How many classes a network tells apart: its attribute `num_classes`, else the length of its output."""
+    """How many classes a network has: its attribute `num_classes`, else the length of its output."""
     told = getattr(model, "num_classes", None)
     if isinstance(told, int) and not isinstance(told, bool) and told > 0:
         return told

@@ -86,7 +86,7 @@ class Upward(nn.Module):
 
 
 class Fused(nn.Module):
-    """What follows the sum over the branches: ReLU-conv1x1 (weight norm)-GN of half as many groups."""
+    """After the sum over the branches: ReLU-conv1x1 (weight norm)-GN of half as many groups."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Fused(nn.Module):
 
 
 class MultiscaleCell(nn.Module):
-    """f: a residual block in every branch, then every branch sums what all branches hand over to it."""
+    """f: a residual block in every branch, then every branch sums the outputs of all branches."""
 
     def __init__(self, widths: tuple[int, ...], expansion: int) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class MDEQ(ImageClassifier):
         a forward and at every pixel (variational dropout).
     solver, backward, gradient, on_failure: see `Equilibrium`, which is `model.equilibrium`; there
         `evaluations`, `residual`, `converged` and `unconverged` can be read after a forward. By default
-        Broyden, tolerance 1e-3, at most `nominal_evaluations`, on which the published multiply-adds stand.
+        Broyden, tolerance 1e-3, at most `nominal_evaluations`, which the published multiply-adds assume.
 
     For the first steps of training set `model.equilibrium.unroll = 10` (5 for ImageNet), and None afterwards.
 

@@ -119,7 +119,7 @@ class MobileGlobal(ImageClassifier):
         """A new linear layer for `num_classes` (0: none), and other pooling if named ("avg", "max", ...)."""
         super().reset_classifier(num_classes, global_pool)
         if self.pool_first and num_classes:
-            # timm's MobileNetV3 ends in a class of its own, which the published counts do not contain
+            # timm's MobileNetV3 ends in a subclass of nn.Linear, which the published counts omit
             like = self.conv_head.weight
             self.classifier = Linear(HEAD, num_classes, device=like.device, dtype=like.dtype)
 

@@ -23,7 +23,7 @@ from ..errors import UserError, near_names, unknown_name
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a registered model before it is built.
+    """Properties of a registered model that are known before it is built.
 
     family: file it lives in; about: one line; dataset: what it was published on; input_size: (C, H, W) there;
     num_classes: default; mean, std: of its normalised input; reconstruction: no public configuration exists,
@@ -45,7 +45,7 @@ class ModelInfo:
 
 RECONSTRUCTION = "(reconstruction)"
 
-# the attribute of a network that tells how it was built; it is no part of the state dict
+# the attribute of a network that stores how it was built; not part of the state dict
 STAMP: Final = "globalcnn_source"
 # arguments of timm's that say where weights come from or how a network is wrapped, not how it is built
 NOT_SETTINGS: Final = (
@@ -68,7 +68,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 @dataclass(frozen=True)
 class BuiltByName:
-    """What a network built by name remembers of it."""
+    """The name and settings stored on a network that was built by name."""
 
     name: str
     settings: Mapping[str, Any]
@@ -209,7 +209,7 @@ def check_model_name(name: str) -> None:
 def settings_for_size(name: str, height: int, width: int) -> dict[str, Any]:
     """What `create_model` needs for images of that size: some of timm's models are built for one size.
 
-    Empty for all others, and at the size that the model has by itself.
+    Empty for all others, and at the model's default size.
 
     >>> settings_for_size("vit_tiny_patch16_224", 64, 96), settings_for_size("resnet18", 64, 96)
     ({'img_size': (64, 96)}, {})

@@ -108,7 +108,7 @@ class ResNet(ImageClassifier):
 
 
 def _with_narrow_convolutions(network: nn.Module) -> None:
-    """Let convolutions between maps of few channels choose their memory layout; it shows in nothing else."""
+    """Let convolutions between maps of few channels choose their memory layout; results are the same."""
     for name, conv in list(network.named_modules()):
         blocks = type(conv) is nn.Conv2d and conv.kernel_size == (3, 3) and conv.groups == 1
         if blocks and conv.in_channels > 4 and (conv.in_channels % 16 or conv.out_channels % 16):
@@ -167,7 +167,7 @@ class ThinnedSequential(nn.Sequential):
         return x
 
     def extra_repr(self) -> str:
-        """The stride, which no layer inside shows."""
+        """The stride, which `repr` of the layers inside does not contain."""
         return f"stride={self.stride}"
 
 

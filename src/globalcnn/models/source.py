@@ -282,7 +282,7 @@ def _without_memory(source: Source, *, num_classes: int, in_chans: int) -> nn.Mo
 
 
 def _difference(model: nn.Module, again: nn.Module) -> str:
-    """In words, the first difference between two networks; empty if they are alike."""
+    """A phrase for the first difference between two networks; empty if they are equal."""
     for here, there in zip_longest(_lines(model), _lines(again), fillvalue="nothing"):
         if here != there:
             return f"it has {here.strip()[:150]} where {there.strip()[:150]} would be"

@@ -149,8 +149,8 @@ def load_into(
     """`load_state_dict`, with one clear error if the entries do not fit; the network is untouched then.
 
     adapt: where the network has another number of classes or input channels, keep its own new head, and
-    spread the first convolution over its channels as timm does. What was adapted is returned, in words, and
-    warned of. Without it other shapes are errors.
+    spread the first convolution over its channels as timm does. Returns sentences on what was adapted, and
+    warns of it. Without it other shapes are errors.
     """
     where = repr(str(where)) if isinstance(where, Path) else where
     own = network.state_dict()
@@ -179,7 +179,8 @@ def _check_fit(found: StateDict, own: Mapping[str, Tensor], where: str) -> None:
 
 
 def _adapt(network: nn.Module, found: StateDict, own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Fit head and first convolution of `found` to the network, in place; in words what was done."""
+    """Fit head and first convolution of `found` to the network, in place; return sentences on what was
+    done."""
     config = getattr(network, "pretrained_cfg", None) or {}
     said = []
     for head in _heads(network, found, own) | dict.fromkeys(_names(config.get("classifier"))):

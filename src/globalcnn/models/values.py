@@ -150,7 +150,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def check_nesting(value: Any, where: str) -> None:
-    """A `UserError` if lists and objects stand more than a few deep inside each other."""
+    """Raise `UserError` if lists and objects are nested more than a few levels deep."""
     level, depth = [value], 0
     while level:
         depth += 1
