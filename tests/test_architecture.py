@@ -46,7 +46,7 @@ FREE_FOR_ALL = {"errors", "files", "_torchvision"}
 
 
 def imported(source, module):
-    """(line, dotted name below `globalcnn`) of every import of the library in `source`, wherever it stands.
+    """(line, dotted name below `globalcnn`) of every import of the library in `source`, at any depth.
 
     module: dotted name below `globalcnn` of the package that the file is in, to resolve relative imports.
     """

@@ -50,7 +50,7 @@ def by_name(page):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=by_name)
 def test_python_on_the_page_runs(page, tmp_path):
-    """All blocks of a page in turn, in one fresh process and an empty folder."""
+    """All blocks of a page in sequence, in one fresh process and an empty folder."""
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")), encoding="utf-8")
     done = subprocess.run(

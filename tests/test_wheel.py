@@ -37,7 +37,7 @@ def test_a_wheel_with_kernels_runs_without_a_compiler_in_a_read_only_folder(tmp_
     if library.damage(target, sealed=True) is not None:
         library.seal(target)
     environment = {**os.environ, "GLOBALCNN_WHEEL_LIBRARY": str(target)}
-    source = tmp_path / "source"  # building leaves files beside the sources
+    source = tmp_path / "source"  # building leaves files next to the sources
     source.mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

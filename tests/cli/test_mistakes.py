@@ -260,7 +260,7 @@ def test_output_that_cannot_be_written(prepare, part, words):
 
 
 def test_a_reader_who_has_gone():
-    """In a process of its own, since the interpreter's end must be silent too."""
+    """In a separate process, since the interpreter's end must be silent too."""
     script = f"{sys.executable} -m globalcnn list --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (141, "")

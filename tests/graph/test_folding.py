@@ -83,7 +83,7 @@ PAIRS = [
     Pair("no weights", lambda: nn.Conv2d(3, 4, 1, bias=False), lambda: nn.BatchNorm2d(4, affine=False)),
     Pair("norm without momentum", lambda: nn.Conv2d(3, 4, 1), lambda: nn.BatchNorm2d(4, momentum=None)),
     Pair("large eps", lambda: nn.Conv2d(3, 4, 1), lambda: nn.BatchNorm2d(4, eps=4.0)),
-    Pair("pads by itself", lambda: timm.layers.Conv2dSame(3, 4, 3, 2), lambda: nn.BatchNorm2d(4)),
+    Pair("pads its input itself", lambda: timm.layers.Conv2dSame(3, 4, 3, 2), lambda: nn.BatchNorm2d(4)),
     Pair("with activation", lambda: nn.Conv2d(3, 4, 1), lambda: timm.layers.BatchNormAct2d(4)),
     Pair("linear", lambda: nn.Linear(3, 4), lambda: nn.BatchNorm1d(4), (5, 3)),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from globalcnn.measure import count
 
 
 class Solve(nn.Module):
-    """Stands for a layer that solves a PDE: costs that no convolution shows."""
+    """Imitates a layer with a PDE: costs outside any convolution."""
 
     def forward(self, x):
         return x.roll(1, 2) - x

@@ -1,4 +1,4 @@
-"""DARTS networks: the genotype, where Global layers stand, the auxiliary head, drop path."""
+"""DARTS networks: the genotype, the places of Global layers, the auxiliary head, drop path."""
 
 import pytest
 import torch

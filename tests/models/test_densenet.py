@@ -1,4 +1,4 @@
-"""DenseNet-BC: where its parts stand, and what the settings change."""
+"""DenseNet-BC: the places of its parts, and the effect of its settings."""
 
 import pytest
 import torch

@@ -83,7 +83,7 @@ def pictures(channels: int, way: Way) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Learned:
-    """losses of the steps; classifier_alone: last loss of the classifier by itself; untouched: parameters
+    """losses of the steps; classifier_alone: last loss of the classifier alone; untouched: parameters
     that never got a gradient other than zero, but for the biases that a norm cancels (zero, or rounding):
     they need one, of any value."""
 

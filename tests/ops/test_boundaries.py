@@ -1,4 +1,4 @@
-"""What lies beyond the edge: both implementations of `neighbours` against an array laid out by hand."""
+"""Values beyond the edge: both implementations of `neighbours` against an array written out by hand."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ STATE = "from globalcnn.ops import native; print(native.load())"
 
 
 def in_a_new_process(code=STATE, **environment):
-    """(stdout, stderr) of Python code with a cache folder and a compiler of its own."""
+    """(stdout, stderr) of Python code with its own cache folder and compiler."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("GLOBALCNN_")}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,6 +1,6 @@
 """The Triton backend: its kernels in Triton's interpreter, in its compiler, and on a GPU if there is one.
 
-Each in a process of its own, since Triton decides once, at its import, whether it interprets.
+Each in a separate process, since Triton decides once, at its import, whether it interprets.
 """
 
 from __future__ import annotations

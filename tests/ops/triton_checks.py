@@ -134,7 +134,7 @@ def fields_of(draw):
 
 
 def draws(count, seed):
-    """Settings drawn at random, each boundary, dtype and number of steps in turn."""
+    """Settings drawn at random, covering each boundary, dtype and number of steps."""
     pick = random.Random(seed)
     steps = itertools.cycle((1, 2, 1, 3, 1))
     for k, (boundary, dtype) in zip(
@@ -245,7 +245,7 @@ def test_the_layer_without_steps_and_without_images(way):
         assert layer_error(arguments) <= MOST_UNITS[torch.float32]
 
 
-# each changes one term of a kernel; the text on the left stands there once, or as often as it says
+# each changes one term of a kernel; the text on the left occurs once, or as often as stated
 FAULTS = {
     "passes": [
         ("total -= two_E *", "total += two_E *"),
@@ -276,7 +276,7 @@ FAULTS = {
 def with_fault(module, right, wrong, tmp_path, monkeypatch):
     """A copy of a module of kernels with one term changed, put in its place."""
     source = Path(module.__file__).read_text()
-    assert source.count(right) == 1, f"{right!r} stands {source.count(right)} times in {module.__name__}"
+    assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times in {module.__name__}"
     source = re.sub(r"from \.parts", "from globalcnn.ops.triton.parts", source.replace(right, wrong))
     path = tmp_path / f"faulty_{abs(hash((right, wrong)))}.py"
     path.write_text(source)

@@ -1,6 +1,6 @@
 """Triton's compiler takes the kernels, down to machine code for a GPU that need not be there.
 
-The interpreter accepts more than the compiler does. `test_triton.py` runs this file in a process of its own,
+The interpreter accepts more than the compiler does. `test_triton.py` runs this file in a separate process,
 which believes in a GPU and compiles where it would launch.
 """
 

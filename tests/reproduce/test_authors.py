@@ -2,7 +2,7 @@
 
 `fixtures/authors_vectors.json` holds, for five networks, the names and shapes of the state dict that the
 released code has, and the logits that it computes in float64 and eval mode. Weights and input are drawn here
-again, each array from a generator of its own: numpy's `default_rng`, seeded with the CRC-32 of the entry's
+again, each array from its own generator: numpy's `default_rng`, seeded with the CRC-32 of the entry's
 name for a weight and with 0 for the input, rounded to float32. What is drawn:
 
     running_var      uniform in 0.5 .. 1.5
@@ -89,7 +89,7 @@ def test_the_logits_are_those_of_the_released_code(name):
 
 @pytest.mark.parametrize("name", [n for n in list_models() if "global" in n])
 def test_every_global_network_knows_the_authors_names(name):
-    """Each entry has a name of its own, and none is left in our words."""
+    """Each entry gets a distinct name, and none keeps ours."""
     names = authors_names(create_model(name)).values()
     assert len(set(names)) == len(names)
     ours = ("velocity_", "diffusion_", ".init.")

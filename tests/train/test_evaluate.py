@@ -11,7 +11,7 @@ from globalcnn.train import evaluate
 
 
 class Fixed(nn.Module):
-    """Gives the logits that stand in the 'images'."""
+    """Returns the 'images', which are logits."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ QUICK = Recipe(epochs=2, batch_size=24, crop_padding=0, validation=0.25)
 
 
 class Killed(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class KilledAtTheStart(Silent):

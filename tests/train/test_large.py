@@ -146,7 +146,7 @@ def test_two_processes_that_were_killed_go_on_bit_for_bit(folder: str, tmp_path:
 
 
 class Killed(Exception):
-    """Stands for a kill at a step."""
+    """Simulates a kill at a step."""
 
 
 class KilledInTheSecondEpoch(Silent):

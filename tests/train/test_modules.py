@@ -39,7 +39,7 @@ def net(classes: int = 3, channels: int = 1, *, seed: int = 0) -> nn.Module:
 
 
 class Stopped(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class StoppedInTheSecondEpoch(Silent):

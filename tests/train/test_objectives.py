@@ -33,7 +33,7 @@ def test_mixed_targets_are_not_smoothed_again() -> None:
 
 
 class TwoHeads(nn.Module):
-    """Gives its input as logits and twice it as those of a head beside."""
+    """Returns its input as logits, and twice its input as those of an auxiliary head."""
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, 2 * x

@@ -27,7 +27,7 @@ QUICK = Recipe(epochs=3, batch_size=16, lr=0.05, drop_rate=0.1, crop_padding=2, 
 
 
 class Killed(Exception):
-    """Stands for a kill at a step."""
+    """Simulates a kill at a step."""
 
 
 class KilledAt(Silent):

@@ -177,7 +177,7 @@ def test_settings_that_do_not_fit():
 
 
 class Cell(nn.Module):
-    """Two states that hand over to each other: z = tanh(W z + x)."""
+    """Two coupled states: z = tanh(W z + x)."""
 
     def __init__(self, norm=0.6, size=3):
         super().__init__()
