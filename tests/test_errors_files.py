@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from globalcnn.errors import MissingExtra, UserError, UserTypeError, near_names, unknown_name
-from globalcnn.files import read_json, write_json, write_text, written_aside
+from globalcnn.files import atomic_write, read_json, write_json, write_text
 
 
 def test_errors_are_ordinary_python_errors_too():
@@ -67,7 +67,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
     write_text(target, "old")
 
     def write_half():
-        with written_aside(target) as part:
+        with atomic_write(target) as part:
             part.write_text("ne")
             raise RuntimeError("power cut")
 
@@ -89,7 +89,7 @@ def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):
 def test_the_old_file_stays_readable_until_the_end(tmp_path):
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with written_aside(target) as part:
+    with atomic_write(target) as part:
         part.write_text("new")
         assert part.parent == target.parent  # a move within one file system is atomic
         assert part.suffix == target.suffix  # writers choose the format by it

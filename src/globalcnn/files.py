@@ -19,7 +19,7 @@ RANDOM_LETTERS = 8  # that tempfile puts into a name
 
 
 @contextmanager
-def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block succeeds, move it into place.
 
     The move is atomic, so a reader (or a killed process) sees the old file or the new one, never half of one.
@@ -30,7 +30,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as d:
-    ...     with written_aside(Path(d) / "a.txt") as part:
+    ...     with atomic_write(Path(d) / "a.txt") as part:
     ...         _ = part.write_text("whole")
     ...     (Path(d) / "a.txt").read_text()
     'whole'
@@ -87,7 +87,7 @@ def _shortened(path: str | os.PathLike[str]) -> str:
 
 
 def remove_left_aside(folder: Path, names: Iterable[str]) -> None:
-    """Remove what `written_aside` left in `folder` for files of these names when it was killed.
+    """Remove what `atomic_write` left in `folder` for files of these names when it was killed.
 
     Only a process that alone writes these files may call it.
     """
@@ -108,7 +108,7 @@ def _permissions(target: Path) -> int:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically."""
-    with written_aside(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

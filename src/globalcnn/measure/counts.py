@@ -14,7 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
 from ..graph import TensorInfo
-from .watch import watch
+from .module_costs import module_costs
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 _AVERAGES = (_AvgPoolNd, _AdaptiveAvgPoolNd)
@@ -97,7 +97,7 @@ def count(model: nn.Module, input_size: Sequence[int]) -> Counts:
     """
     layers = tuple(
         LayerCount(w.name, w.kind, w.output_shape, w.params, *(w.costs or (0, 0, 0)))
-        for w in watch(model, input_size, _costs)
+        for w in module_costs(model, input_size, _costs)
         if w.params or any(w.costs)
     )
     return Counts(

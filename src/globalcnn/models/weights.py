@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
-from ..files import written_aside
+from ..files import atomic_write
 from .card import FORMAT, Card, card_in, card_of, make_card
 from .consent import check_arguments, check_numbers, require_safe
 from .factories import call_factory
@@ -40,7 +40,7 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], card: Card) ->
     card_of(json.loads(text), f"the card for {str(path)!r}")  # what could not be read is not written
     metadata = {"format": FORMAT, "card": text, "checksum": checksum(tensors, text)}
     content = save_tensors(tensors, metadata)
-    with written_aside(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)
 
 

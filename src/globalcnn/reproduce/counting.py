@@ -20,7 +20,7 @@ from torch.nn.modules.pooling import _AvgPoolNd
 
 from ..graph import TensorInfo
 from ..measure.counts import pde_macs, product_macs
-from ..measure.watch import below, watch
+from ..measure.module_costs import below, module_costs
 
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
@@ -77,20 +77,20 @@ def paper_counts(model: nn.Module, input_size: Sequence[int]) -> PaperCounts:
 
     def costs(module: nn.Module, x: Any, y: TensorInfo) -> tuple[int, int, int]:
         products = product_macs(module, x, y)
-        paper = 0 if module in unseen else products + _beside_products(module, x, y)
+        paper = 0 if module in unseen else products + _besides_products(module, x, y)
         return products, paper, pde_macs(module, y)
 
-    watched = watch(model, input_size, costs)
-    called = [w for w in watched if w.costs]
+    modules = module_costs(model, input_size, costs)
+    called = [m for m in modules if m.costs]
     return PaperCounts(
-        params=sum(w.params for w in watched),
-        products=tuple(NamedCost(w.name, w.costs[0]) for w in called),
-        paper=tuple(NamedCost(w.name, w.costs[1]) for w in called),
-        pde=sum(w.costs[2] for w in called),
+        params=sum(m.params for m in modules),
+        products=tuple(NamedCost(m.name, m.costs[0]) for m in called),
+        paper=tuple(NamedCost(m.name, m.costs[1]) for m in called),
+        pde=sum(m.costs[2] for m in called),
     )
 
 
-def _beside_products(module: nn.Module, x: Any, y: TensorInfo) -> int:
+def _besides_products(module: nn.Module, x: Any, y: TensorInfo) -> int:
     """What the paper's counting adds to the products of convolutions and linear layers."""
     if isinstance(module, _ConvNd):
         return y.numel() if module.bias is not None else 0

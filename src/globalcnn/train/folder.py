@@ -85,7 +85,7 @@ def barely_begun(out: Path) -> bool:
 
 
 def _left_aside(name: str) -> bool:
-    """Whether a file is the temporary of a killed write; see `files.written_aside`."""
+    """Whether a file is the temporary of a killed write; see `files.atomic_write`."""
     return any(
         name.startswith(f".{os.path.splitext(ours)[0]}.") and name.endswith(os.path.splitext(ours)[1])
         for ours in OURS

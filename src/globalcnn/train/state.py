@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..files import written_aside
+from ..files import atomic_write
 
 MAGIC = b"globalcnn-training-state-2\n"
 DIGEST = hashlib.sha256().digest_size
@@ -24,7 +24,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state (tensors, numbers, strings, lists, dicts), atomically, behind its checksum."""
     content = io.BytesIO()
     torch.save(state, content)
-    with written_aside(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         file.write(MAGIC + hashlib.sha256(content.getbuffer()).digest())
         file.write(content.getbuffer())
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..files import written_aside
+from ..files import atomic_write
 
 DPI = 120
 
@@ -22,5 +22,5 @@ def new_figure(rows: int, columns: int, *, width: float, height: float, **option
 
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG, atomically."""
-    with written_aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=DPI, format="png")

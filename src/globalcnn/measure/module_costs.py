@@ -17,7 +17,7 @@ Cost = Callable[[nn.Module, Any, TensorInfo], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Watched:
+class ModuleCosts:
     """One module of a network after a forward.
 
     params: its own (a parameter shared by several modules is with the first); costs: summed over its calls;
@@ -36,7 +36,7 @@ class Watched:
         return parametrize.type_before_parametrizations(self.module).__name__
 
 
-def watch(model: nn.Module, input_size: Sequence[int], cost: Cost) -> tuple[Watched, ...]:
+def module_costs(model: nn.Module, input_size: Sequence[int], cost: Cost) -> tuple[ModuleCosts, ...]:
     """Every module of `model` that has parameters or was called, in the order of the model.
 
     The model runs once in eval mode on fixed noise of (C, H, W), on its own device and dtype, and is
@@ -54,7 +54,7 @@ def watch(model: nn.Module, input_size: Sequence[int], cost: Cost) -> tuple[Watc
         if call.module in tallies and len(call.outputs) == 1:
             x, y = (call.inputs[0] if call.inputs else None), call.outputs[0]
             tallies[call.module].add(y.shape, cost(call.module, x, y))
-    return tuple(_watched(model, tallies))
+    return tuple(_module_costs(model, tallies))
 
 
 def below(named: Iterable[tuple[nn.Module, Iterable[str]]]) -> set[nn.Module]:
@@ -75,7 +75,7 @@ class _Tally:
         self.costs = tuple(a + b for a, b in zip(self.costs or (0,) * len(costs), costs, strict=True))
 
 
-def _watched(model: nn.Module, tallies: dict[nn.Module, _Tally]) -> Iterable[Watched]:
+def _module_costs(model: nn.Module, tallies: dict[nn.Module, _Tally]) -> Iterable[ModuleCosts]:
     seen: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         if module not in tallies:
@@ -84,7 +84,7 @@ def _watched(model: nn.Module, tallies: dict[nn.Module, _Tally]) -> Iterable[Wat
         seen |= own
         tally = tallies[module]
         if own or tally.costs:
-            yield Watched(name, module, sum(p.numel() for p in own), tally.output_shape, tally.costs)
+            yield ModuleCosts(name, module, sum(p.numel() for p in own), tally.output_shape, tally.costs)
 
 
 def _own_parameters(module: nn.Module) -> Iterable[nn.Parameter]:
