@@ -20,6 +20,7 @@ from ..models import (
     shown_name,
 )
 from ..models.factories import own_in_chans
+from ..models.lazy import with_shapes
 
 ImageSize = int | tuple[int, int] | None  # of an option: one side, or height and width
 
@@ -62,6 +63,7 @@ def build_named(
     if not (size or own):
         raise UserError(f"{label!r} does not say for which images it is: give --image-size")
     height, width = size or own
+    with_shapes(model, in_chans or channels, (height, width))
     return Named(
         name=label,
         shown=shown_name(label),

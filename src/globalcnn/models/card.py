@@ -95,7 +95,9 @@ def make_card(
     classes_told = own_num_classes(model, channels, image_size)
     known = source_of(model) if source is None else source
     return Card(
-        source=checked_source(model, known, num_classes=classes_told, in_chans=channels),
+        source=checked_source(
+            model, known, num_classes=classes_told, in_chans=channels, image_size=image_size
+        ),
         num_classes=classes_told,
         in_chans=channels,
         image_size=image_size,

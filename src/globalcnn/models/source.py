@@ -26,6 +26,7 @@ from torch import nn
 from ..errors import UserError, UserTypeError
 from . import registry
 from .factories import call_factory, function_in_file, importable
+from .lazy import with_shapes
 from .values import check_nesting, from_json, to_json
 
 STAMP: Final = registry.STAMP
@@ -247,18 +248,27 @@ def source_of(model: nn.Module) -> Source:
     return stamp if isinstance(stamp, Source) else ModuleSource(type(model).__qualname__)
 
 
-def checked_source(model: nn.Module, source: Source, *, num_classes: int, in_chans: int) -> Source:
+def checked_source(
+    model: nn.Module,
+    source: Source,
+    *,
+    num_classes: int,
+    in_chans: int,
+    image_size: tuple[int, int],
+) -> Source:
     """`source` if it builds a network like `model`; else a `ModuleSource`, with a warning that says why.
 
     Layers of a network can be replaced or changed after it was built. Its weights would then not fit what the
     source builds, or worse, fit a network that computes something else. Compared are the modules, as they
-    print, and the shapes of all tensors; the weights' values do not matter.
+    print, and the shapes of all tensors; the values of the weights do not matter. image_size: of the image
+    that gives lazy layers their shapes.
     """
     if isinstance(source, ModuleSource):
         return source
     try:
         with torch.random.fork_rng(devices=[]):
             again = _without_memory(source, num_classes=num_classes, in_chans=in_chans)
+            again = with_shapes(again, in_chans, image_size)
     except Exception as error:
         difference = f"building it again failed ({str(error)[:200]})"
     else:

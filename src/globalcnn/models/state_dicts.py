@@ -14,6 +14,7 @@ from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .lazy import has_lazy_tensors
 
 # entries of a checkpoint dictionary that hold weights, and those that hold their moving average
 PLAIN: Final = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
@@ -153,6 +154,8 @@ def load_into(
     warns of it. Without it other shapes are errors.
     """
     where = repr(str(where)) if isinstance(where, Path) else where
+    if has_lazy_tensors(network):
+        raise UserError(f"the network for the weights in {where} has lazy layers: run it on one image first")
     own = network.state_dict()
     found = fitted(weights, own, where, ema=ema)
     said = _adapt(network, found, own) if adapt else ()

@@ -18,12 +18,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, UserTypeError
 from ..files import atomic_write
 from .card import FORMAT, Card, card_in, card_of, make_card
 from .consent import check_arguments, check_numbers, require_safe
 from .factories import call_factory
+from .lazy import with_shapes
 from .source import NamedSource, Source, parse_source
 from .state_dicts import StateDict, fitted, load_into, state_dict_in
 
@@ -158,6 +160,8 @@ def load_with_card(
     else:
         require_safe(card.source, where, folder=file.parent, trusted=trust_source)
         network = build_bounded(card, weights, where)
+    if card is not None:
+        with_shapes(network, card.in_chans, card.image_size)
     load_into(network, weights, where, ema=ema)
     if card is None:
         config = getattr(network, "pretrained_cfg", None) or {}
@@ -259,7 +263,7 @@ class _Budget:
 
     def _count(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
         self.tensors -= 1
-        self.numbers -= 0 if parameter is None else parameter.numel()
+        self.numbers -= 0 if parameter is None or is_lazy(parameter) else parameter.numel()
         if self.tensors < 0 or self.numbers < 0:
             raise UserError(
                 f"{self.where}: the network that its card describes is many times larger than its weights, "

@@ -81,8 +81,10 @@ def checked_logits(output: object, images: int, num_classes: int | None = None) 
         f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     )
     wanted = f"{images}, {'classes' if num_classes is None else num_classes}"
+    way_out = "" if isinstance(output, Tensor) else "; wrap it in a module that returns them alone"
     raise UserError(
-        f"the network must return logits of shape ({wanted}) for {images} images, and returns {found}"
+        f"the network must return logits of shape ({wanted}) for {images} images, "
+        f"and returns {found}{way_out}"
     )
 
 

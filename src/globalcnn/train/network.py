@@ -14,6 +14,7 @@ from ..errors import UserError, UserTypeError
 from ..graph import eval_mode
 from ..measure.probe import probe_input
 from ..models import Card, NamedSource, Source, parse_source, settings_for_size, source_of
+from ..models.lazy import with_shapes
 from ..models.source import checked_source
 from .evaluate import checked_logits
 from .recipe import Recipe
@@ -52,10 +53,12 @@ def build_for(
         settings = {**settings_for_size(chosen.name, *data.image_size), **rates, **chosen.settings}
         chosen = replace(chosen, settings=settings)
     set_seed(seed)
-    return chosen.build(
+    channels = data.in_chans if in_chans is None else in_chans
+    network = chosen.build(
         num_classes=len(data.classes) if num_classes is None else num_classes,
-        in_chans=data.in_chans if in_chans is None else in_chans,
+        in_chans=channels,
     )
+    return with_shapes(network, channels, data.image_size)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -90,7 +93,9 @@ def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Sour
             f"data {len(data.classes)}"
         )
     return Card(
-        source=checked_source(model, known, num_classes=outputs, in_chans=data.in_chans),
+        source=checked_source(
+            model, known, num_classes=outputs, in_chans=data.in_chans, image_size=data.image_size
+        ),
         num_classes=outputs,
         in_chans=data.in_chans,
         image_size=data.image_size,
@@ -122,6 +127,7 @@ def _outputs(model: nn.Module, data: DataSource, label: str) -> int:
             f"model {label!r} does not fit the data {data.name!r}: it reads {told} channels and the data has "
             f"{data.in_chans}"
         )
+    with_shapes(model, data.in_chans, data.image_size)
     with eval_mode(model):
         try:
             output = model(probe_input(model, size))

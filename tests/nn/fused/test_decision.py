@@ -123,6 +123,19 @@ def unusual_stride(layer):
     layer.velocity_x.net._reversed_padding_repeated_twice = [1, 1, 1, 1]
 
 
+def weight_as_buffer(layer):
+    conv = layer.velocity_x.net
+    weight = conv.weight.data
+    del conv.weight
+    conv.register_buffer("weight", 2 * weight)
+
+
+def norm_weight_as_buffer(layer):
+    weight = layer.norm.weight.data
+    del layer.norm.weight
+    layer.norm.register_buffer("weight", weight + 1)
+
+
 @dataclass(frozen=True)
 class Change:
     """A way in which a layer is not the plain one; words that explain says of it."""
@@ -176,6 +189,8 @@ CHANGES = {
     ),
     "group norm": Change(lambda m: setattr(m, "norm", nn.GroupNorm(2, C)), "GroupNorm"),
     "padding": Change(unusual_stride, "velocity_x.net is not a depthwise convolution"),
+    "weight as a buffer": Change(weight_as_buffer, "a tensor of velocity_x.net is not the parameter"),
+    "norm weight as a buffer": Change(norm_weight_as_buffer, "a tensor of norm is not the parameter"),
     "limits of ReLU6": Change(lambda m: setattr(m.act, "max_val", 0.5), "limits of its ReLU6"),
 }
 

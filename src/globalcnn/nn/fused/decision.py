@@ -88,8 +88,8 @@ def why_not_inference(parts: Parts) -> str | None:
             return "a norm is in training mode and another in eval mode"
         if norm._buffers["running_mean"] is None or norm._buffers["running_var"] is None:
             return "a norm has no running statistics"
-        if type(norm.eps) not in (float, int):
-            return "the eps of a norm is not a number"
+        if type(norm.eps) not in (float, int) or norm.eps < 0:
+            return "the eps of a norm is not a number >= 0"
     return None
 
 
@@ -112,6 +112,8 @@ def why_not_trained(layer: GlobalLayer, parts: Parts, h: Tensor, backend: str) -
         return "in training with norms without weights, or some convolutions without bias"
     if not all(type(n.momentum) is float and type(n.eps) in (float, int) for n in norms):
         return "in training with norms whose momentum is not a number"
+    if any(n.eps < 0 for n in norms):
+        return "in training with a negative eps"
     if len({(n.eps, n.momentum, n.track_running_stats) for n in norms}) > 1:
         return "in training with norms of different eps, momentum or statistics"
     if any((n._buffers["running_mean"] is None) != (n._buffers["running_var"] is None) for n in norms):

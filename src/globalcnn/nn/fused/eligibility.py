@@ -138,6 +138,13 @@ def _why_part(part: nn.Module, name: str) -> str | None:
         return f"a hook watches {name}"
     if _any_held(part, _REPLACED[kind]):
         return f"a method or tensor of {name} was replaced"
+    if kind in (nn.Conv2d, nn.BatchNorm2d):
+        # a weight may have been registered as a buffer, or a statistic as a parameter
+        held = "weight" in part._parameters and "bias" in part._parameters
+        if kind is nn.BatchNorm2d:
+            held = held and "running_mean" in part._buffers and "running_var" in part._buffers
+        if not held:
+            return f"a tensor of {name} is not the parameter or buffer that it was"
     return None
 
 
