@@ -546,4 +546,4 @@ def test_what_a_command_mends_is_said_once():
         warn_once(Decision(Way.MODULES, "its activation Tanh has no fused form"))
     assert [w.category for w in said] == [SlowPathWarning]
     assert "Run `globalcnn build --test`" in str(said[0].message)
-    assert str(decision).endswith("`globalcnn build --test` mends this")
+    assert str(decision).endswith("`globalcnn build --test` fixes this")

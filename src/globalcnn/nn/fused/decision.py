@@ -37,7 +37,7 @@ class Decision:
     remedy: str | None = None
 
     def __str__(self) -> str:
-        remedy = "" if self.remedy is None else f"; `{self.remedy}` mends this"
+        remedy = "" if self.remedy is None else f"; `{self.remedy}` fixes this"
         return f"{self.way.value}: {self.reason}{remedy}"
 
 
