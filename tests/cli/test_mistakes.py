@@ -207,11 +207,20 @@ def test_debug_shows_the_traceback(run):
     ("words", "part"),
     [
         (("train", "digits_conv", "--seed", "x"), "--seed: 'x' is not a whole number"),
-        (("train", "digits_conv", "--lr", "abc"), "--lr 'abc' does not fit: it takes FLOAT"),
-        (("train", "digits_conv", "--milestones", "1", "x"), "--milestones '1', 'x' does not fit"),
+        (("train", "digits_conv", "--lr", "abc"), "--lr abc: it takes a number"),
+        (("train", "digits_conv", "--milestones", "1", "x"), "--milestones 1 x: it takes whole numbers"),
         (("train", "digits_conv", "extra", "words"), "extra, words"),
-        (("train",), "MODEL"),
-        (("compare", "digits_conv", "--seeds", "a"), "--seeds 'a' does not fit"),
+        (("train", "digits_conv", "--lr", "ab'c"), "--lr ab'c: it takes a number"),
+        (
+            ("train", "digits_conv", "--image-size", "3", "2", "1"),
+            "--image-size 3 2 1: it takes one number, or",
+        ),
+        (("train", "digits_conv", "--image-size"), "--image-size has no value: it takes one number, or"),
+        (("train", "digits_conv", "--out"), "--out lacks a value"),
+        (("demo", "--epochs", "a", "b"), "--epochs a b: these are not of the kind"),
+        (("train",), "required and not given: MODEL"),
+        (("convert-checkpoint",), "required and not given: FILE, --model STR, --out PATH"),
+        (("compare", "digits_conv", "--seeds", "a"), "--seeds a: not all of these are of the kind"),
     ],
 )
 def test_words_that_cannot_be_read_are_one_line(run, words, part):

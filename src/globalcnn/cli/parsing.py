@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -15,19 +16,58 @@ from ..errors import UserError
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 
 # what the parser says, and what is meant
-PLAINER = (
+PLAINER: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (
         r"Error parsing (\S+): no type matching (.*?) could be instantiated from \[(.*?)\]\..*",
-        r"\1 \3 does not fit: it takes \2",
+        lambda m: f"{m[1]} {_words(m[3])}: it takes {_kind(m[2])}",
     ),
-    (r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]", r"\1 \2 does not fit"),
+    (
+        r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]",
+        lambda m: f"{m[1]} {_words(m[2])}: not all of these are of the kind that it takes",
+    ),
+    (
+        r"Error parsing (\S+): Could not parse arguments \[(.*)\] into tuple type .*",
+        lambda m: f"{m[1]} {_words(m[2])}: these are not of the kind that it takes",
+    ),
+    (r"Missing from globalcnn \S+: (.*\(required\))", lambda m: f"required and not given: {_names(m[1])}"),
+    (r"Missing value for argument '(\S+)'\. Expected (\d+) values?\.", r"\1 lacks a value; it takes \2"),
+    (r"Unrecognized options: (.*)", r"unknown options: \1"),
     (r"Error parsing (\S+):", r"\1:"),
     (r"invalid literal for int\(\) with base 10: ('[^']*')", r"\1 is not a whole number"),
     (r"could not convert string to float: ('[^']*')", r"\1 is not a number"),
     (r"\[/?[a-z ]+\]", ""),
-    (r"it takes INT\|\{INT INT\}", "it takes one number, or height and width"),
-    (r"it takes \{(.*?)\}", r"it takes \1"),
 )
+KINDS = {
+    "INT": "a whole number",
+    "FLOAT": "a number",
+    "INT|{INT INT}": "one number, or height and width, in whole pixels",
+    "INT INT": "two whole numbers",
+    "FLOAT FLOAT": "two numbers",
+    "[INT [INT ...]]": "whole numbers",
+    "[FLOAT [FLOAT ...]]": "numbers",
+}
+
+
+def _kind(parser: str) -> str:
+    """The parser's notation of a type in words."""
+    whole = re.fullmatch(r"\{(.*)\}", parser)
+    inner = whole[1] if whole else parser
+    return KINDS.get(inner, inner)
+
+
+def _words(listed: str) -> str:
+    """The words of a printed list as they were typed: `'1', 'x'` is `1 x`."""
+    try:
+        typed = " ".join(map(str, ast.literal_eval(f"[{listed}]")))
+    except (ValueError, SyntaxError):  # a word that the box has broken into two lines
+        typed = listed
+    return typed or "has no value"
+
+
+def _names(described: str) -> str:
+    """The arguments alone, without what the parser says of each."""
+    each = re.findall(r"(?:^|\(required\) )(--\S+ \S+|\S+)", described)
+    return ", ".join(each)
 
 
 def parsed(arguments: type, command: str, words: Sequence[str]) -> Any:
