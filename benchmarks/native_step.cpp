@@ -82,7 +82,8 @@ __attribute__((noinline)) void two_rows(const Plane<float> g, const SchemeConsta
 int main() {
   for (const int64_t side : {4, 8, 16, 32, 56}) {
     const Shape shape{1, L, side, side, Dtype::f32};
-    const Pde pde{5, 1, 1, 0.2, 0, 0, Boundary::periodic};
+    Pde pde{};
+    pde.steps = 5, pde.dt = 0.2, pde.dx = pde.dy = 1;
     const Plane<float> g(shape, pde, 1, L);
     const SchemeConstants<float> n(pde);
     constexpr int64_t PLANES = 14;

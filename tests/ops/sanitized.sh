@@ -25,4 +25,6 @@ for isa in $isas plain; do
     # what Python itself leaves behind at exit is not looked at; the library is the last word on the rest
     LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
         GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" "$here/native_checks.py" --few
+    (cd "$here/../.." && LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
+        GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" -m tests.ops.wrong_arguments --count 10)
 done

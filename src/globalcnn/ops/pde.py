@@ -41,6 +41,9 @@ class Boundary(str, enum.Enum):
 class PDE:
     """The equation `dH/dt = Dx H_xx + Dy H_yy + div(vel H) + f`, discretised.
 
+    With this sign of the divergence features move towards -vel. x is dim 2 (rows), y dim 3 (columns). A step
+    is a leapfrog over 2 dt, from the level before the current one.
+
     Parameters
     ----------
     steps: number K of time steps, an int from 0 to 10,000; 1 as in most published networks.

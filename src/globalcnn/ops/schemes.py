@@ -5,6 +5,13 @@ then advances from the levels (h_old, h) to the next one. It reads neighbours on
 the driver passes in, so it does not depend on the boundary. `reference.py` states each scheme a second time,
 independently.
 
+Conventions
+-----------
+x runs along dim 2, the rows of a map (downwards); y along dim 3, its columns.
+With the sign of `+ div((u, v) H)` features move towards -(u, v): a positive u moves them to smaller x, up.
+The published step is a leapfrog of 2 dt: the next level follows from h_old, two dt before it, so that a
+source adds 2 dt f; with K = 1 and h_old = h a layer advances by 2 dt and not by dt.
+
 Glossary
 --------
 symbol   meaning                                   axis             shape         unit

@@ -109,8 +109,8 @@ class Flag:
     schema: ClassVar[str] = "bool"
     allowed: ClassVar[str] = "true or false"
 
-    def fits(self, value: bool) -> bool:
-        return True
+    def fits(self, value: object) -> bool:
+        return isinstance(value, bool)
 
 
 Kind = Map | Parameter | Number | Count | Enumeration | Flag
@@ -317,8 +317,10 @@ class Operator:
         first = self.arguments[0].name
         for a in self.tensors:
             value = given[a.name]
-            if value is None:
+            if value is None and a.kind.optional:  # type: ignore[union-attr]
                 continue
+            if not isinstance(value, Tensor):
+                self._refuse(a.name, repr(value), "a tensor")
             if isinstance(a.kind, Map):
                 self._check_map(a.name, value, first, given[first])
                 sizes["C"] = value.shape[1]

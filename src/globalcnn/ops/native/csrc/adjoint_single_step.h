@@ -86,7 +86,7 @@ template <class T>
 void fill_halo_of_contributions(const Plane<T>& g, Boundary boundary, const SingleStepGradients<T>& out) {
   const Contributions<T>& to = out.to;
   fill_halo(out.e, g, boundary);
-  const bool wall = boundary == Boundary::zero_flux, none = boundary == Boundary::zero;
+  const bool wall = boundary == Boundary::neumann, none = boundary == Boundary::dirichlet;
   const T *from_last = (wall ? to.xm : to.xp) + g.at(wall ? 0 : g.H - 1, 0),
           *from_first = (wall ? to.xp : to.xm) + g.at(wall ? g.H - 1 : 0, 0);
   T *above = to.xp + g.at(-1, 0), *below = to.xm + g.at(g.H, 0);

@@ -16,7 +16,7 @@ struct Origin {
 
 inline Origin origin(int64_t i, int64_t n, Boundary boundary) {
   if (i >= 0 && i < n) return {i, false};
-  if (boundary == Boundary::zero) return {-1, false};
+  if (boundary == Boundary::dirichlet) return {-1, false};
   const int64_t period = boundary == Boundary::periodic ? n : 2 * n;
   const int64_t m = (i % period + period) % period;
   return m < n ? Origin{m, false} : Origin{2 * n - 1 - m, true};
@@ -129,7 +129,7 @@ void clear_halo_columns(T* a, const Plane<T>& g) {
 // The halo of zeros that convolutions need, in place of the boundary's.
 template <class T>
 void clear_halo(T* a, const Plane<T>& g, Boundary boundary) {
-  if (boundary == Boundary::zero) return;  // it is zero
+  if (boundary == Boundary::dirichlet) return;  // it is zero
   std::memset(a, 0, g.first * sizeof(T));
   std::memset(a + g.first + g.range, 0, g.X * sizeof(T));
   clear_halo_columns(a, g);

@@ -1,0 +1,207 @@
+// The operators of globalcnn on the CPU, registered on PyTorch's stable ABI under the schemas of ops/spec.py.
+// calls.h, written from there, has each operator's call, checks and results.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "calls.h"
+#include "kernels.h"
+
+namespace globalcnn {
+namespace {
+
+// The best instruction set of this processor, or the one that GLOBALCNN_ISA names if it can run here.
+const Kernels* choose_kernels() {
+  const Kernels* usable[3] = {kernels_plain(), nullptr, nullptr};
+#if defined(__x86_64__) || defined(_M_X64)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) usable[1] = kernels_avx2();
+  if (__builtin_cpu_supports("avx512f")) usable[2] = kernels_avx512();
+#endif
+  const char* wanted = std::getenv("GLOBALCNN_ISA");
+  const Kernels* best = nullptr;
+  for (const Kernels* k : usable)
+    if (k && (!wanted || !*wanted || std::strcmp(wanted, k->name) == 0)) best = k;
+  if (!best)
+    throw std::runtime_error(std::string("GLOBALCNN_ISA=") + wanted + " cannot run on this processor");
+  return best;
+}
+
+const Kernels& best_kernels() {
+  static const Kernels* chosen = choose_kernels();
+  return *chosen;
+}
+
+const Kernels& kernels(const Shape& s) { return s.dtype == Dtype::f64 ? *kernels_plain() : best_kernels(); }
+
+// Scratch memory of this thread, kept from call to call: fresh memory costs more in page faults than the
+// arithmetic.
+char* scratch(int64_t bytes) {
+  struct Kept {
+    std::unique_ptr<char[]> memory;
+    int64_t size = 0;
+  };
+  thread_local Kept kept;
+  constexpr int64_t line = 64;
+#if defined(__SANITIZE_ADDRESS__)
+  kept.size = 0;  // exactly what is asked for, so that what lies beyond it is seen
+#endif
+  if (kept.size < bytes + line) {
+    kept.memory.reset(new char[bytes + line]);
+    kept.size = bytes + line;
+  }
+  const auto address = reinterpret_cast<uintptr_t>(kept.memory.get());
+  return kept.memory.get() + (line - address % line) % line;
+}
+
+// Channels of a block, whatever the layout in memory: as many as a vector has lanes, since then no neighbour
+// has to be brought into its lane and no row ends within a vector. Few channels would leave too many lanes
+// empty: then 1.
+int64_t block_of(const Shape& s) {
+  const int64_t lanes = kernels(s).lanes(s.dtype);
+  return 2 * s.C >= lanes ? lanes : 1;
+}
+
+int64_t blocks_of(int64_t channels, int64_t block) { return (channels + block - 1) / block; }
+
+// A unit of work is a block of channels of one image; cost: about how many operations per element.
+template <class Args>
+void run_over_images(const Args& args, int64_t cost, int64_t (*bytes)(const Args&, int64_t),
+                     void (*work)(const Args&, int64_t, int64_t, int64_t, char*)) {
+  const Shape& s = args.shape;
+  if (s.N * s.C * s.H * s.W == 0) return;
+  const int64_t block = block_of(s), units = s.N * blocks_of(s.C, block);
+  // a thread is worth waking for some ten microseconds of work
+  const int64_t per_unit = block * s.H * s.W * cost;
+  const int64_t grain = std::max<int64_t>(1, (int64_t(1) << 17) / std::max<int64_t>(1, per_unit));
+  const int64_t need = bytes(args, block);
+  torch::stable::parallel_for(
+      0, units, grain, [&](int64_t begin, int64_t end) { work(args, block, begin, end, scratch(need)); });
+}
+
+// In training a unit of work is a block of channels of all images. There must be units for all processors;
+// their number, and not that of the threads, so that the threads change no result.
+int64_t training_block_of(const Shape& s) {
+  static const int64_t processors = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  const int64_t block = block_of(s);
+  return blocks_of(s.C, block) >= std::min(processors, s.C) ? block : 1;
+}
+
+void run_over_channels(const TrainArgs& args, int64_t (*bytes)(const TrainArgs&, int64_t),
+                       void (*work)(const TrainArgs&, int64_t, int64_t, int64_t, char*)) {
+  const Shape& s = args.shape;
+  if (s.N * s.C * s.H * s.W == 0) return;
+  const int64_t block = training_block_of(s), need = bytes(args, block);
+  torch::stable::parallel_for(0, blocks_of(s.C, block), 1, [&](int64_t begin, int64_t end) {
+    work(args, block, begin, end, scratch(need));
+  });
+}
+
+// A map in channels-last layout, which training goes through one channel at a time: it would read a cache line
+// for every element.
+bool needs_transpose(const Tensor& t) {
+  return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1 && training_block_of(shape(t)) == 1;
+}
+
+Tensor planar_like(const Tensor& t) {
+  return torch::stable::new_empty(t, {t.size(0), t.size(1), t.size(2), t.size(3)});
+}
+
+void copy_map(const Tensor& to, const Tensor& from) {
+  CopyArgs a{};
+  a.shape = shape(from);
+  a.pde.dx = a.pde.dy = 1;
+  a.from = view(from), a.to = view(to);
+  run_over_images(a, 4, kernels(a.shape).copy_scratch, kernels(a.shape).copy);
+}
+
+// The map, or a copy of it with its planes whole in memory.
+Tensor planar(const Tensor& t) {
+  if (!needs_transpose(t)) return t;
+  Tensor to = planar_like(t);
+  copy_map(to, t);
+  return to;
+}
+
+std::optional<Tensor> planar(const std::optional<Tensor>& t) {
+  return t ? std::optional<Tensor>(planar(*t)) : std::nullopt;
+}
+
+// Where a kernel of training writes a result: the result, or planar memory that is copied to it afterwards.
+Tensor planar_result(const Tensor& t) {
+  return t.dim() == 4 && needs_transpose(t) ? planar_like(t) : t;
+}
+
+void finish(const Tensor& result, const Tensor& written) {
+  if (result.dim() == 4 && needs_transpose(result)) copy_map(result, written);
+}
+
+SolveResults solve(SolveCall c) {
+  const SolveResults r = results(c);
+  SolveArgs a = arguments(c);
+  bind(a, r);
+  run_over_images(a, 20 * c.steps, kernels(a.shape).solve_scratch, kernels(a.shape).solve);
+  return r;
+}
+
+SolveBackwardResults solve_backward(SolveBackwardCall c) {
+  const SolveBackwardResults r = results(c);
+  BackwardArgs a = arguments(c);
+  bind(a, r);
+  run_over_images(a, 60 * c.steps, kernels(a.shape).backward_scratch, kernels(a.shape).backward);
+  return r;
+}
+
+LayerResults layer(LayerCall c) {
+  const LayerResults r = results(c);
+  LayerArgs a = arguments(c);
+  bind(a, r);
+  run_over_images(a, 60 + 15 * c.steps, kernels(a.shape).layer_scratch, kernels(a.shape).layer);
+  return r;
+}
+
+EvolveResults evolve(EvolveCall c) {
+  const EvolveResults r = results(c);
+  c.h = planar(c.h), c.f = planar(c.f);
+  const EvolveResults written{planar_result(r.out), r.mean, r.var};
+  TrainArgs a = arguments(c);
+  bind(a, written);
+  run_over_channels(a, kernels(a.shape).train_scratch, kernels(a.shape).train);
+  finish(r.out, written.out);
+  return r;
+}
+
+EvolveBackwardResults evolve_backward(EvolveBackwardCall c) {
+  const EvolveBackwardResults r = results(c);
+  c.grad = planar(c.grad), c.h = planar(c.h), c.f = planar(c.f);
+  const EvolveBackwardResults written{planar_result(r.g_h), planar_result(r.g_f), r.g_weight, r.g_gamma,
+                                      r.g_beta};
+  TrainArgs a = arguments(c);
+  bind(a, written);
+  run_over_channels(a, kernels(a.shape).train_backward_scratch, kernels(a.shape).train_backward);
+  finish(r.g_h, written.g_h);
+  finish(r.g_f, written.g_f);
+  return r;
+}
+
+}  // namespace
+}  // namespace globalcnn
+
+STABLE_TORCH_LIBRARY_IMPL(globalcnn, CPU, m) { GLOBALCNN_OPERATORS(m) }
+
+extern "C" __attribute__((visibility("default"))) const char* globalcnn_isa() {
+  try {
+    return globalcnn::best_kernels().name;
+  } catch (const std::exception&) {
+    return "";
+  }
+}
