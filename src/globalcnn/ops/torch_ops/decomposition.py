@@ -158,7 +158,9 @@ def _evolve(a: spec.Evolve) -> tuple[Tensor, Tensor, Tensor]:
     coefficients, means, variances = [], [], []
     for i in range(a.weight.shape[0]):
         z = _depthwise(state, a.weight[i])
-        var, mean = torch.var_mean(z, dim=(0, 2, 3), correction=0)
+        # an empty batch has no statistics: zeros, as the kernels return
+        of = z if z.shape[0] else z.new_zeros(1, *z.shape[1:])
+        var, mean = torch.var_mean(of, dim=(0, 2, 3), correction=0)
         scale = torch.rsqrt(var + a.eps) * a.gamma[i]
         normed = (z - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
         coefficients.append(normed + a.beta[i].view(1, -1, 1, 1))

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -169,8 +170,17 @@ LayerResults layer(LayerCall c) {
   return r;
 }
 
+// For an empty batch no kernel runs: its statistics and the gradients of its parameters are zero.
+void zero_if_empty(const Tensor& map, std::initializer_list<Tensor> results) {
+  if (map.numel() > 0) return;
+  for (const Tensor& t : results)
+    if (t.numel() > 0)
+      std::memset(t.data_ptr(), 0, t.numel() * (t.scalar_type() == ScalarType::Double ? 8 : 4));
+}
+
 EvolveResults evolve(EvolveCall c) {
   const EvolveResults r = results(c);
+  zero_if_empty(c.h, {r.mean, r.var});
   c.h = planar(c.h), c.f = planar(c.f);
   const EvolveResults written{planar_result(r.out), r.mean, r.var};
   TrainArgs a = arguments(c);
@@ -182,6 +192,7 @@ EvolveResults evolve(EvolveCall c) {
 
 EvolveBackwardResults evolve_backward(EvolveBackwardCall c) {
   const EvolveBackwardResults r = results(c);
+  zero_if_empty(c.h, {r.g_weight, r.g_gamma, r.g_beta});
   c.grad = planar(c.grad), c.h = planar(c.h), c.f = planar(c.f);
   const EvolveBackwardResults written{planar_result(r.g_h), planar_result(r.g_f), r.g_weight, r.g_gamma,
                                       r.g_beta};
