@@ -60,6 +60,7 @@ def arguments(
         "dx": case.spacing[0],
         "dy": case.spacing[1],
         "boundary": spec.BOUNDARY.names.index(case.boundary),
+        "scheme": 0,
         "act": spec.ACTIVATIONS.index(case.act),
         "eps": 0.1,
         "shared_product": case.shared_product,

@@ -3,7 +3,7 @@
 An operator's arguments are the fields of a frozen dataclass; a field's kind says what is allowed. They define
 the schemas, packing and unpacking, the checks, the fake implementations, vmap and autograd (`torch_ops/`),
 the C++ structs and checks (`native/contract.py` writes `csrc/arguments.h` and `csrc/calls.h`), and the
-numbers by which C++ and Triton know boundaries and activations.
+numbers by which C++ and Triton know boundaries, activations and schemes.
 
 Symbols are those of the glossary in `schemes.py`. A field that is itself a dataclass contributes its fields.
 
@@ -25,9 +25,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from .pde import MAX_SPACING, MAX_STEPS, Boundary
+from .schemes import DuFortFrankel
 
 # An enumeration is passed by its place in these.
 BOUNDARIES = (Boundary.PERIODIC, Boundary.NEUMANN, Boundary.DIRICHLET)
+SCHEMES = (DuFortFrankel(),)
 ACTIVATIONS = ("identity", "relu", "relu6", "silu", "hardswish")
 
 MAX_TRAINED_KERNEL = 7  # the largest side k of the coefficients' convolutions in training
@@ -119,7 +121,8 @@ _TENSORS = (Map, Parameter)
 
 BOUNDARY = Enumeration("Boundary", tuple(b.name.lower() for b in BOUNDARIES))
 ACTIVATION = Enumeration("Act", ACTIVATIONS)
-ENUMERATIONS = (BOUNDARY, ACTIVATION)
+SCHEME = Enumeration("Scheme", tuple(s.name.replace("-", "_") for s in SCHEMES))
+ENUMERATIONS = (BOUNDARY, ACTIVATION, SCHEME)
 
 # A field's annotation carries its kind.
 _Map = Annotated[Tensor, Map()]
@@ -146,6 +149,7 @@ class Pde:
     dx: _Spacing
     dy: _Spacing
     boundary: Annotated[int, BOUNDARY]
+    scheme: Annotated[int, SCHEME]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ..pde import PDE
 from ..schemes import Field
-from ..spec import BOUNDARIES, SOLVE, Pde, Solve
+from ..spec import BOUNDARIES, SCHEMES, SOLVE, Pde, Solve
 from . import autograd, flops, schemas, vmap
 
 for _part in (schemas, autograd, vmap, flops):
@@ -31,7 +32,15 @@ def pde_arguments(Dx: Field, Dy: Field, pde: PDE) -> Pde:
         dx=pde.spacing[0],
         dy=pde.spacing[1],
         boundary=BOUNDARIES.index(pde.boundary),
+        scheme=_scheme_number(pde),
     )
+
+
+def _scheme_number(pde: PDE) -> int:
+    if pde.scheme not in SCHEMES:
+        known = ", ".join(map(repr, SCHEMES))
+        raise UserError(f"the operators know the scheme {known}, not {pde.scheme!r}; take backend='eager'")
+    return SCHEMES.index(pde.scheme)
 
 
 def numbers(Dx: Field, Dy: Field, pde: PDE) -> tuple[Any, ...]:
@@ -42,7 +51,10 @@ def numbers(Dx: Field, Dy: Field, pde: PDE) -> tuple[Any, ...]:
 def solve(
     h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
 ) -> Tensor:
-    """The solve as one operator: signature and result of `eager.solve`. The scheme is DuFortFrankel."""
+    """The solve as one operator: signature and result of `eager.solve`.
+
+    Raises `UserError` for a scheme that the operators do not know.
+    """
     if isinstance(Dx, Tensor) != isinstance(Dy, Tensor):  # a number and a tensor: both become tensors
         Dx, Dy = (D if isinstance(D, Tensor) else torch.full_like(h, D) for D in (Dx, Dy))
     Dx_map, Dy_map = (D if isinstance(D, Tensor) else None for D in (Dx, Dy))

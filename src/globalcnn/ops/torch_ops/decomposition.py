@@ -17,8 +17,7 @@ from torch import Tensor
 
 from .. import eager, spec
 from ..pde import PDE
-from ..schemes import DuFortFrankel
-from ..spec import ACTIVATIONS, BOUNDARIES, Operator
+from ..spec import ACTIVATIONS, BOUNDARIES, SCHEMES, Operator
 
 _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -126,7 +125,7 @@ def _pde(a: spec.Pde) -> PDE:
         dt=a.dt,
         spacing=(a.dx, a.dy),
         boundary=BOUNDARIES[a.boundary],
-        scheme=DuFortFrankel(),
+        scheme=SCHEMES[a.scheme],
     )
 
 

@@ -9,6 +9,7 @@ namespace globalcnn {
 
 enum class Boundary : int { periodic, neumann, dirichlet };
 enum class Act : int { identity, relu, relu6, silu, hardswish };
+enum class Scheme : int { du_fort_frankel };
 
 // side of the coefficients' convolutions in training, at most
 constexpr int64_t MAX_KERNEL = 7;
@@ -22,6 +23,7 @@ struct Pde {
   int64_t dx;
   int64_t dy;
   Boundary boundary;
+  Scheme scheme;
 };
 
 // of solve

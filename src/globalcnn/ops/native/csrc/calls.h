@@ -28,6 +28,7 @@ struct SolveCall {
   int64_t dx;
   int64_t dy;
   int64_t boundary;
+  int64_t scheme;
 };
 
 void check(const SolveCall& c) {
@@ -47,6 +48,7 @@ void check(const SolveCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
+  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
 }
 
 void pack(SolveCall& ) {
@@ -70,6 +72,7 @@ SolveArgs arguments(const SolveCall& c) {
   a.pde.dx = c.dx;
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
+  a.pde.scheme = static_cast<Scheme>(c.scheme);
   a.h = view(c.h);
   a.h_old = view(c.h_old);
   a.f = view(c.f);
@@ -100,8 +103,9 @@ Tensor solve_entry(
     double dt,
     int64_t dx,
     int64_t dy,
-    int64_t boundary) {
-  SolveCall c{h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary};
+    int64_t boundary,
+    int64_t scheme) {
+  SolveCall c{h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme};
   check(c);
   pack(c);
   const SolveResults r = solve(std::move(c));
@@ -124,6 +128,7 @@ struct SolveBackwardCall {
   int64_t dx;
   int64_t dy;
   int64_t boundary;
+  int64_t scheme;
 };
 
 void check(const SolveBackwardCall& c) {
@@ -144,6 +149,7 @@ void check(const SolveBackwardCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
+  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
 }
 
 void pack(SolveBackwardCall& ) {
@@ -175,6 +181,7 @@ BackwardArgs arguments(const SolveBackwardCall& c) {
   a.pde.dx = c.dx;
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
+  a.pde.scheme = static_cast<Scheme>(c.scheme);
   a.grad = view(c.grad);
   a.h = view(c.h);
   a.h_old = view(c.h_old);
@@ -213,8 +220,9 @@ SolveBackwardTuple solve_backward_entry(
     double dt,
     int64_t dx,
     int64_t dy,
-    int64_t boundary) {
-  SolveBackwardCall c{grad, h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary};
+    int64_t boundary,
+    int64_t scheme) {
+  SolveBackwardCall c{grad, h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme};
   check(c);
   pack(c);
   const SolveBackwardResults r = solve_backward(std::move(c));
@@ -235,6 +243,7 @@ struct LayerCall {
   int64_t dx;
   int64_t dy;
   int64_t boundary;
+  int64_t scheme;
   int64_t act;
   bool shared_product;
   bool velocity_from_f;
@@ -258,6 +267,7 @@ void check(const LayerCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
+  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
   checks.that(c.act >= 0 && c.act < 5, "act", c.act, "one of 0 (identity), 1 (relu), 2 (relu6), 3 (silu), 4 (hardswish)");
 }
 
@@ -286,6 +296,7 @@ LayerArgs arguments(const LayerCall& c) {
   a.pde.dx = c.dx;
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
+  a.pde.scheme = static_cast<Scheme>(c.scheme);
   a.act = static_cast<Act>(c.act);
   a.shared_product = c.shared_product;
   a.velocity_from_f = c.velocity_from_f;
@@ -322,13 +333,14 @@ Tensor layer_entry(
     int64_t dx,
     int64_t dy,
     int64_t boundary,
+    int64_t scheme,
     int64_t act,
     bool shared_product,
     bool velocity_from_f,
     bool start_from_h,
     bool source,
     bool residual) {
-  LayerCall c{h, f, weight, bias, scale, shift, Dx0, Dy0, steps, dt, dx, dy, boundary, act, shared_product, velocity_from_f, start_from_h, source, residual};
+  LayerCall c{h, f, weight, bias, scale, shift, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, act, shared_product, velocity_from_f, start_from_h, source, residual};
   check(c);
   pack(c);
   const LayerResults r = layer(std::move(c));
@@ -349,6 +361,7 @@ struct EvolveCall {
   int64_t dx;
   int64_t dy;
   int64_t boundary;
+  int64_t scheme;
   int64_t act;
   bool shared_product;
   bool start_from_h;
@@ -370,6 +383,7 @@ void check(const EvolveCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
+  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
   checks.that(c.act >= 0 && c.act < 5, "act", c.act, "one of 0 (identity), 1 (relu), 2 (relu6), 3 (silu), 4 (hardswish)");
 }
 
@@ -401,6 +415,7 @@ TrainArgs arguments(const EvolveCall& c) {
   a.pde.dx = c.dx;
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
+  a.pde.scheme = static_cast<Scheme>(c.scheme);
   a.eps = c.eps;
   a.act = static_cast<Act>(c.act);
   a.shared_product = c.shared_product;
@@ -437,11 +452,12 @@ EvolveTuple evolve_entry(
     int64_t dx,
     int64_t dy,
     int64_t boundary,
+    int64_t scheme,
     int64_t act,
     bool shared_product,
     bool start_from_h,
     bool source) {
-  EvolveCall c{h, f, weight, gamma, beta, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, act, shared_product, start_from_h, source};
+  EvolveCall c{h, f, weight, gamma, beta, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, act, shared_product, start_from_h, source};
   check(c);
   pack(c);
   const EvolveResults r = evolve(std::move(c));
@@ -465,6 +481,7 @@ struct EvolveBackwardCall {
   int64_t dx;
   int64_t dy;
   int64_t boundary;
+  int64_t scheme;
   int64_t act;
   bool shared_product;
   bool start_from_h;
@@ -489,6 +506,7 @@ void check(const EvolveBackwardCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
+  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
   checks.that(c.act >= 0 && c.act < 5, "act", c.act, "one of 0 (identity), 1 (relu), 2 (relu6), 3 (silu), 4 (hardswish)");
 }
 
@@ -524,6 +542,7 @@ TrainArgs arguments(const EvolveBackwardCall& c) {
   a.pde.dx = c.dx;
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
+  a.pde.scheme = static_cast<Scheme>(c.scheme);
   a.eps = c.eps;
   a.act = static_cast<Act>(c.act);
   a.shared_product = c.shared_product;
@@ -568,11 +587,12 @@ EvolveBackwardTuple evolve_backward_entry(
     int64_t dx,
     int64_t dy,
     int64_t boundary,
+    int64_t scheme,
     int64_t act,
     bool shared_product,
     bool start_from_h,
     bool source) {
-  EvolveBackwardCall c{grad, h, f, weight, gamma, beta, mean, var, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, act, shared_product, start_from_h, source};
+  EvolveBackwardCall c{grad, h, f, weight, gamma, beta, mean, var, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, act, shared_product, start_from_h, source};
   check(c);
   pack(c);
   const EvolveBackwardResults r = evolve_backward(std::move(c));
