@@ -177,9 +177,24 @@ class NoParameters(nn.Module):
         (Twice(), "must return logits .* returns tuple"),
         (nn.Conv2d(1, 3, 3), r"returns a tensor of shape \(1, 3, 10, 10\)"),
         (NoParameters(), "has no parameters to train"),
+        (net().double(), "is float64: training takes weights in float32"),
+        (nn.Sequential(net(), nn.Linear(3, 3).half()), "1.weight of the network is float16"),
+        (net().to("meta"), "on the meta device"),
+        (net, "got function net: give the module that it makes"),
         ("digits_conv", r"create_model\('digits_conv'\) makes one"),
     ],
-    ids=["classes", "channels", "pair", "map", "no parameters", "name"],
+    ids=[
+        "classes",
+        "channels",
+        "pair",
+        "map",
+        "no parameters",
+        "double",
+        "partly half",
+        "meta",
+        "function",
+        "name",
+    ],
 )
 def test_modules_that_do_not_fit(stripes: DataSource, model: Any, word: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=word):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from accelerate.utils import set_seed
@@ -77,13 +78,7 @@ def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Sour
     Raises `UserError` if it does not take the data's images, gives fewer logits than there are classes, or
     was built without the dropout that the recipe asks for.
     """
-    if not isinstance(model, nn.Module):
-        raise UserTypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}"
-            + (f": create_model({model!r}) makes one" if isinstance(model, str) else "")
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UserError(f"the network {type(model).__name__} has no parameters to train")
+    _check_module(model)
     known = source_of(model) if source is None else source
     _check_rates(model, known, recipe)
     outputs = _outputs(model, data, known.label)
@@ -104,6 +99,30 @@ def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Sour
         std=data.std or (),
         about={"resizing": STRETCH if isinstance(data, TensorSource) else CROP},
     )
+
+
+def _check_module(model: nn.Module) -> None:
+    """Raise unless `model` is a module with float32 parameters in memory, some of them to train."""
+    if not isinstance(model, nn.Module):
+        way_out = ""
+        if isinstance(model, str):
+            way_out = f": create_model({model!r}) makes one"
+        elif callable(model):
+            way_out = f" {getattr(model, '__name__', '')}: give the module that it makes"
+        raise UserTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}{way_out}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError(f"the network {type(model).__name__} has no parameters to train")
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_meta:
+            raise UserError(
+                f"{name} of the network is on the meta device, without memory: build it on the CPU"
+            )
+        if tensor.is_floating_point() and tensor.dtype is not torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{name} of the network is {kind}: training takes weights in float32 "
+                "(model.float()); the recipe's precision says in what the layers compute"
+            )
 
 
 def _check_rates(model: nn.Module, source: Source, recipe: Recipe) -> None:
