@@ -1,15 +1,19 @@
 """Training: recipes, objectives, the loop, run folders, evaluation, prediction."""
 
-from .divergence import TrainingDiverged
-from .evaluate import Evaluation, evaluate
-from .initial import start_from
-from .network import build_for
-from .objectives import CrossEntropy, Objective, Outcome, WithAuxiliaryHeads
-from .prediction import Prediction, predict
-from .progress import EpochResult, Progress, Reporter, Silent
-from .recipe import Recipe, suited_to
-from .run import RunResult, train
-from .trained_for import as_trained
+from .. import _torchvision
+
+_torchvision.check()
+
+from .divergence import TrainingDiverged  # noqa: E402
+from .evaluate import Evaluation, evaluate  # noqa: E402
+from .initial import start_from  # noqa: E402
+from .network import build_for  # noqa: E402
+from .objectives import CrossEntropy, Objective, Outcome, WithAuxiliaryHeads  # noqa: E402
+from .prediction import Prediction, predict  # noqa: E402
+from .progress import EpochResult, Progress, Reporter, Silent  # noqa: E402
+from .recipe import Recipe, suited_to  # noqa: E402
+from .run import RunResult, train  # noqa: E402
+from .trained_for import as_trained  # noqa: E402
 
 __all__ = [
     "CrossEntropy",
