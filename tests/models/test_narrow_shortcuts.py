@@ -134,5 +134,5 @@ def test_gradients_in_channels_last_are_those_of_contiguous_images(name):
         [sys.executable, "-c", TRAIN, name], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    # single precision leaves 1e-3, and 2e-2 where a ReLU is passed on the other side; a write past a buffer, 1
+    # single precision leaves 1e-3, and 2e-2 where an input of a ReLU changes sign; a write past a buffer, 1
     assert float(done.stdout) < 1e-1
