@@ -18,6 +18,7 @@ from torch import nn
 
 import globalcnn
 from globalcnn import PDE, GlobalLayer, create_model
+from globalcnn.nn.fused import FusedGlobalLayer
 from globalcnn.ops import BACKENDS, native
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -54,6 +55,9 @@ def cells(settings: dict[str, Any]) -> list[tuple[str, Callable[[], Callable[[],
                     found.append(
                         (f"layer: {where}, K = {k}", partial(step, partial(layer, shape, k), shape, fmt))
                     )
+                    if kind == "forward":
+                        build = partial(step, partial(frozen, shape, k), shape, fmt)
+                        found.append((f"layer, frozen: {where}, K = {k}", build))
                 control = partial(step, partial(convolution, shape), shape, fmt)
                 found.append((f"control: {where}, convolution", control))
     for name in settings["networks"] if "training" in settings["tables"] else ():
@@ -68,6 +72,13 @@ def layer(shape: list[int], steps: int) -> nn.Module:
     """A Global layer with weights of seed 0."""
     torch.manual_seed(0)
     return GlobalLayer(shape[1], PDE(steps=steps))
+
+
+def frozen(shape: list[int], steps: int) -> nn.Module:
+    """The same layer with its weights folded once, as `optimize_for_inference` runs it."""
+    made = FusedGlobalLayer.from_layer(layer(shape, steps).eval())
+    assert made is not None
+    return made
 
 
 def convolution(shape: list[int]) -> nn.Module:
