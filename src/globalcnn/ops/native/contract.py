@@ -22,9 +22,9 @@ _HEAD = """// Written by `python -m globalcnn.ops.native.contract` from ops/spec
 # the struct of the kernels for each operator; a forward and its backward may share one
 _STRUCTS = {
     "SolveArgs": (spec.SOLVE,),
-    "BackwardArgs": (spec.SOLVE_BACKWARD,),
+    "SolveBackwardArgs": (spec.SOLVE_BACKWARD,),
     "LayerArgs": (spec.LAYER,),
-    "TrainArgs": (spec.EVOLVE, spec.EVOLVE_BACKWARD),
+    "EvolveArgs": (spec.EVOLVE, spec.EVOLVE_BACKWARD),
 }
 _PLAIN_TYPES = {Number: "double", Count: "int64_t", Flag: "bool"}
 

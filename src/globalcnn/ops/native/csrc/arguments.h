@@ -41,7 +41,7 @@ struct SolveArgs {
 };
 
 // of solve_backward
-struct BackwardArgs {
+struct SolveBackwardArgs {
   Shape shape;
   Pde pde;
   View grad;
@@ -83,7 +83,7 @@ struct LayerArgs {
 };
 
 // of evolve and evolve_backward
-struct TrainArgs {
+struct EvolveArgs {
   Shape shape;
   Pde pde;
   View h;

@@ -171,8 +171,8 @@ SolveBackwardResults results(const SolveBackwardCall& c) {
 
 using SolveBackwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-BackwardArgs arguments(const SolveBackwardCall& c) {
-  BackwardArgs a{};
+SolveBackwardArgs arguments(const SolveBackwardCall& c) {
+  SolveBackwardArgs a{};
   a.shape = shape(c.grad);
   a.pde.Dx0 = c.Dx0;
   a.pde.Dy0 = c.Dy0;
@@ -193,7 +193,7 @@ BackwardArgs arguments(const SolveBackwardCall& c) {
   return a;
 }
 
-void bind(BackwardArgs& a, const SolveBackwardResults& r) {
+void bind(SolveBackwardArgs& a, const SolveBackwardResults& r) {
   a.g_h = view(r.g_h);
   a.g_h_old = view(r.g_h_old);
   if (r.g_f.dim() == 4) a.g_f = view(r.g_f);
@@ -405,8 +405,8 @@ EvolveResults results(const EvolveCall& c) {
 
 using EvolveTuple = std::tuple<Tensor, Tensor, Tensor>;
 
-TrainArgs arguments(const EvolveCall& c) {
-  TrainArgs a{};
+EvolveArgs arguments(const EvolveCall& c) {
+  EvolveArgs a{};
   a.shape = shape(c.h);
   a.pde.Dx0 = c.Dx0;
   a.pde.Dy0 = c.Dy0;
@@ -430,7 +430,7 @@ TrainArgs arguments(const EvolveCall& c) {
   return a;
 }
 
-void bind(TrainArgs& a, const EvolveResults& r) {
+void bind(EvolveArgs& a, const EvolveResults& r) {
   a.out = view(r.out);
   a.mean = r.mean.data_ptr();
   a.var = r.var.data_ptr();
@@ -532,8 +532,8 @@ EvolveBackwardResults results(const EvolveBackwardCall& c) {
 
 using EvolveBackwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-TrainArgs arguments(const EvolveBackwardCall& c) {
-  TrainArgs a{};
+EvolveArgs arguments(const EvolveBackwardCall& c) {
+  EvolveArgs a{};
   a.shape = shape(c.grad);
   a.pde.Dx0 = c.Dx0;
   a.pde.Dy0 = c.Dy0;
@@ -560,7 +560,7 @@ TrainArgs arguments(const EvolveBackwardCall& c) {
   return a;
 }
 
-void bind(TrainArgs& a, const EvolveBackwardResults& r) {
+void bind(EvolveArgs& a, const EvolveBackwardResults& r) {
   a.g_h = view(r.g_h);
   if (r.g_f.dim() == 4) a.g_f = view(r.g_f);
   a.g_weight = r.g_weight.data_ptr();

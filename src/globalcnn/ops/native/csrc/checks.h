@@ -1,5 +1,5 @@
-// The checks of the operators' arguments: exported graphs reach the operators without the Python package. What
-// is allowed stands in ops/spec.py, from which calls.h calls these.
+// The checks of the operators' arguments: exported graphs reach the operators without the Python package.
+// What is allowed stands in ops/spec.py, from which calls.h calls these.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>

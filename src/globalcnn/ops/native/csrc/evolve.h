@@ -11,13 +11,13 @@ template <class T>
 struct Evolve {
   static constexpr int64_t PLANES = 4 + 4 + 5 + 2;  // mask, h, f, out; fields; coefficients; levels
 
-  static int64_t scratch(const TrainArgs& a, int64_t block) {
+  static int64_t scratch(const EvolveArgs& a, int64_t block) {
     return PLANES * training_plane<T>(a, block).size * int64_t(sizeof(T));
   }
 
   template <int G, bool relu>
   static void run_block(const BatchChannels<T>& channels, Arena<T> arena) {
-    const TrainArgs& a = channels.a;
+    const EvolveArgs& a = channels.a;
     const Plane<T>& g = channels.g;
     const SchemeConstants<T> s(a.pde);
     T *mask = arena.take(), *h = arena.take(), *f = arena.take(), *out = arena.take();
@@ -53,7 +53,7 @@ struct Evolve {
     }
   }
 
-  static void run(const TrainArgs& a, int64_t block, int64_t begin, int64_t end, T* scratch) {
+  static void run(const EvolveArgs& a, int64_t block, int64_t begin, int64_t end, T* scratch) {
     const Plane<T> g = training_plane<T>(a, block);
     std::memset(scratch, 0, PLANES * g.size * sizeof(T));
     each_block(a, g, begin, end, [&](const BatchChannels<T>& channels) {

@@ -65,7 +65,7 @@ struct EvolveBackward {
       levels = arena.take(steps > 1 ? steps : 1);
     }
   };
-  static int64_t planes(const TrainArgs& a) {
+  static int64_t planes(const EvolveArgs& a) {
     return 13 + 4 + 3 + 6 + 6 + 4 + (a.pde.steps > 1 ? a.pde.steps : 1);
   }
 
@@ -76,12 +76,12 @@ struct EvolveBackward {
   // stores.
   static constexpr int64_t STREAMING_ABOVE = int64_t(1) << 21;
 
-  static int64_t scratch(const TrainArgs& a, int64_t block) {
+  static int64_t scratch(const EvolveArgs& a, int64_t block) {
     const Plane<T> g = training_plane<T>(a, block);
     return (planes(a) * g.size + a.shape.N * a.fields * kept(g)) * int64_t(sizeof(T));
   }
 
-  static bool is_single_step(const TrainArgs& a) {
+  static bool is_single_step(const EvolveArgs& a) {
     return a.pde.dx == 1 && a.pde.dy == 1 && a.pde.steps == 1;
   }
 
@@ -91,7 +91,7 @@ struct EvolveBackward {
   static inline FORCE_INLINE void compute_fields(const BatchChannels<T>& channels,
                                                  const NormedConvolutions<T>& k, const Planes& x,
                                                  const Prefetch& prefetch) {
-    const TrainArgs& a = channels.a;
+    const EvolveArgs& a = channels.a;
     const bool product = a.shared_product, with_diffusion = !is_single_step(a);
     const Act act = a.act;
     T *const u = x.u, *const v = x.v, *const Dx = x.Dx, *const Dy = x.Dy;
@@ -117,7 +117,7 @@ struct EvolveBackward {
   // where f is h, together) and, through `of_v` and `of_D`, of the norms' results. For K = 1 with neighbours
   // at distance 1.
   template <int G, bool relu, class Pair>
-  static inline FORCE_INLINE void back_single_step(const TrainArgs& a, const Plane<T>& g,
+  static inline FORCE_INLINE void back_single_step(const EvolveArgs& a, const Plane<T>& g,
                                                    const SchemeConstants<T>& s, const Fields<T>& d,
                                                    const Planes& x, const T* h_old, Pair& of_v, Pair& of_D) {
     const SingleStepGradients<T> grads{x.between, x.to.u, x.to.v, x.to.e, x.carry, x.g_f};
@@ -143,7 +143,7 @@ struct EvolveBackward {
 
   // The same for any K and distance.
   template <int G, class Pair>
-  static inline FORCE_INLINE void back_steps(const TrainArgs& a, const Plane<T>& g,
+  static inline FORCE_INLINE void back_steps(const EvolveArgs& a, const Plane<T>& g,
                                              const SchemeConstants<T>& s, const Fields<T>& d, const Planes& x,
                                              const T* h_old, Pair& of_v, Pair& of_D) {
     auto back = [&](auto with_f) {
@@ -170,7 +170,7 @@ struct EvolveBackward {
   template <int G, bool relu>
   static NOINLINE void first_pass(const BatchChannels<T>& channels, const NormedConvolutions<T>& k,
                                   const Planes& x, T* gy, PerChannel<T>* sums, PerChannel<T>* dots) {
-    const TrainArgs& a = channels.a;
+    const EvolveArgs& a = channels.a;
     const Plane<T> g = channels.g;
     const SchemeConstants<T> s(a.pde);
     const bool f_is_h = !a.f.data;
@@ -223,7 +223,7 @@ struct EvolveBackward {
     Vec<T> mean[G], slope[G], factor[G];
     NormBackward(const BatchChannels<T>& channels, const NormedConvolutions<T>& k, const PerChannel<T>* sums,
                  const PerChannel<T>* dots) {
-      const TrainArgs& a = channels.a;
+      const EvolveArgs& a = channels.a;
       const T per_element = T(1 / double(a.shape.N * a.shape.H * a.shape.W));
       for (int i = 0; i < G; ++i) {
         mean[i] = sums[i].vector(channels.g.block) * per_element;
@@ -239,7 +239,7 @@ struct EvolveBackward {
   static NOINLINE void second_pass(const BatchChannels<T>& channels, const NormedConvolutions<T>& k,
                                    Arena<T> arena, const T* gy, const PerChannel<T>* sums,
                                    const PerChannel<T>* dots) {
-    const TrainArgs& a = channels.a;
+    const EvolveArgs& a = channels.a;
     const Plane<T> g = channels.g;
     const int64_t kk = a.kernel * a.kernel;
     T *mask = arena.take(), *h = arena.take(), *g_h = arena.take();
@@ -292,7 +292,7 @@ struct EvolveBackward {
       }
   }
 
-  static void run(const TrainArgs& a, int64_t block, int64_t begin, int64_t end, T* scratch) {
+  static void run(const EvolveArgs& a, int64_t block, int64_t begin, int64_t end, T* scratch) {
     const Plane<T> g = training_plane<T>(a, block);
     T* gy = scratch + planes(a) * g.size;
     each_block(a, g, begin, end, [&](const BatchChannels<T>& channels) {

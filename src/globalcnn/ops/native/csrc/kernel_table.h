@@ -44,16 +44,16 @@ const Kernels table = {
     lanes,
     scratch_of<Solve, SolveArgs>,
     run<Solve, SolveArgs>,
-    scratch_of<SolveBackward, BackwardArgs>,
-    run<SolveBackward, BackwardArgs>,
+    scratch_of<SolveBackward, SolveBackwardArgs>,
+    run<SolveBackward, SolveBackwardArgs>,
     scratch_of<Layer, LayerArgs>,
     run<Layer, LayerArgs>,
     scratch_of<Copy, CopyArgs>,
     run<Copy, CopyArgs>,
-    scratch_of<EvolveAny, TrainArgs>,
-    run<EvolveAny, TrainArgs>,
-    scratch_of<EvolveBackwardAny, TrainArgs>,
-    run<EvolveBackwardAny, TrainArgs>,
+    scratch_of<EvolveAny, EvolveArgs>,
+    run<EvolveAny, EvolveArgs>,
+    scratch_of<EvolveBackwardAny, EvolveArgs>,
+    run<EvolveBackwardAny, EvolveArgs>,
 };
 
 }  // namespace

@@ -39,7 +39,7 @@ struct NormedConvolutions {
 template <class T>
 struct BatchChannels {
   static constexpr int64_t L = LANES<T>;
-  const TrainArgs& a;
+  const EvolveArgs& a;
   const Plane<T>& g;
   int64_t c, count;
 
@@ -186,13 +186,13 @@ void make_mask(T* mask, const Plane<T>& g) {
 }
 
 template <class T>
-Plane<T> training_plane(const TrainArgs& a, int64_t block) {
+Plane<T> training_plane(const EvolveArgs& a, int64_t block) {
   return Plane<T>(a.shape, a.pde, a.kernel / 2, block);
 }
 
 // Calls `body` with the channels of each unit [begin, end).
 template <class T, class Body>
-void each_block(const TrainArgs& a, const Plane<T>& g, int64_t begin, int64_t end, const Body& body) {
+void each_block(const EvolveArgs& a, const Plane<T>& g, int64_t begin, int64_t end, const Body& body) {
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t c = unit * g.block, left = a.shape.C - c;
     body(BatchChannels<T>{a, g, c, left < g.block ? left : g.block});
@@ -201,7 +201,7 @@ void each_block(const TrainArgs& a, const Plane<T>& g, int64_t begin, int64_t en
 
 // Calls `body` with the number of fields, and whether the activation is ReLU, as compile-time constants.
 template <class Body>
-void dispatch_fields(const TrainArgs& a, const Body& body) {
+void dispatch_fields(const EvolveArgs& a, const Body& body) {
   dispatch(a.fields == 4, a.act == Act::relu && !a.shared_product,
            [&](auto four, auto relu) { body(Int<decltype(four)::value ? 4 : 2>{}, relu); });
 }

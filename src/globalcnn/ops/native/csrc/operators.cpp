@@ -97,8 +97,8 @@ int64_t training_block_of(const Shape& s) {
   return blocks_of(s.C, block) >= std::min(processors, s.C) ? block : 1;
 }
 
-void run_over_channels(const TrainArgs& args, int64_t (*bytes)(const TrainArgs&, int64_t),
-                       void (*work)(const TrainArgs&, int64_t, int64_t, int64_t, char*)) {
+void run_over_channels(const EvolveArgs& args, int64_t (*bytes)(const EvolveArgs&, int64_t),
+                       void (*work)(const EvolveArgs&, int64_t, int64_t, int64_t, char*)) {
   const Shape& s = args.shape;
   if (s.N * s.C * s.H * s.W == 0) return;
   const int64_t block = training_block_of(s), need = bytes(args, block);
@@ -107,8 +107,8 @@ void run_over_channels(const TrainArgs& args, int64_t (*bytes)(const TrainArgs&,
   });
 }
 
-// A map in channels-last layout, which training goes through one channel at a time: it would read a cache line
-// for every element.
+// A map in channels-last layout, which training goes through one channel at a time: it would read a cache
+// line for every element.
 bool needs_transpose(const Tensor& t) {
   return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1 && training_block_of(shape(t)) == 1;
 }
@@ -138,9 +138,7 @@ std::optional<Tensor> planar(const std::optional<Tensor>& t) {
 }
 
 // Where a kernel of training writes a result: the result, or planar memory that is copied to it afterwards.
-Tensor planar_result(const Tensor& t) {
-  return t.dim() == 4 && needs_transpose(t) ? planar_like(t) : t;
-}
+Tensor planar_result(const Tensor& t) { return t.dim() == 4 && needs_transpose(t) ? planar_like(t) : t; }
 
 void finish(const Tensor& result, const Tensor& written) {
   if (result.dim() == 4 && needs_transpose(result)) copy_map(result, written);
@@ -156,9 +154,9 @@ SolveResults solve(SolveCall c) {
 
 SolveBackwardResults solve_backward(SolveBackwardCall c) {
   const SolveBackwardResults r = results(c);
-  BackwardArgs a = arguments(c);
+  SolveBackwardArgs a = arguments(c);
   bind(a, r);
-  run_over_images(a, 60 * c.steps, kernels(a.shape).backward_scratch, kernels(a.shape).backward);
+  run_over_images(a, 60 * c.steps, kernels(a.shape).solve_backward_scratch, kernels(a.shape).solve_backward);
   return r;
 }
 
@@ -183,9 +181,9 @@ EvolveResults evolve(EvolveCall c) {
   zero_if_empty(c.h, {r.mean, r.var});
   c.h = planar(c.h), c.f = planar(c.f);
   const EvolveResults written{planar_result(r.out), r.mean, r.var};
-  TrainArgs a = arguments(c);
+  EvolveArgs a = arguments(c);
   bind(a, written);
-  run_over_channels(a, kernels(a.shape).train_scratch, kernels(a.shape).train);
+  run_over_channels(a, kernels(a.shape).evolve_scratch, kernels(a.shape).evolve);
   finish(r.out, written.out);
   return r;
 }
@@ -196,9 +194,9 @@ EvolveBackwardResults evolve_backward(EvolveBackwardCall c) {
   c.grad = planar(c.grad), c.h = planar(c.h), c.f = planar(c.f);
   const EvolveBackwardResults written{planar_result(r.g_h), planar_result(r.g_f), r.g_weight, r.g_gamma,
                                       r.g_beta};
-  TrainArgs a = arguments(c);
+  EvolveArgs a = arguments(c);
   bind(a, written);
-  run_over_channels(a, kernels(a.shape).train_backward_scratch, kernels(a.shape).train_backward);
+  run_over_channels(a, kernels(a.shape).evolve_backward_scratch, kernels(a.shape).evolve_backward);
   finish(r.g_h, written.g_h);
   finish(r.g_f, written.g_f);
   return r;

@@ -8,16 +8,16 @@ namespace {
 
 template <class T, class Stored>
 struct SolveBackward {
-  static int64_t planes(const BackwardArgs& a) {
+  static int64_t planes(const SolveBackwardArgs& a) {
     // inputs, gradients, coefficients and their gradients, contributions, e, levels
     return 8 + 6 + 6 + 6 + 4 + 1 + a.pde.steps;
   }
 
-  static int64_t scratch(const BackwardArgs& a, int64_t block) {
+  static int64_t scratch(const SolveBackwardArgs& a, int64_t block) {
     return planes(a) * Plane<T>(a.shape, a.pde, 0, block).size * int64_t(sizeof(T));
   }
 
-  static void run(const BackwardArgs& a, int64_t block, int64_t begin, int64_t end, T* scratch) {
+  static void run(const SolveBackwardArgs& a, int64_t block, int64_t begin, int64_t end, T* scratch) {
     const Plane<T> g(a.shape, a.pde, 0, block);
     const SchemeConstants<T> s(a.pde);
     std::memset(scratch, 0, planes(a) * g.size * sizeof(T));
