@@ -68,7 +68,7 @@ def cells(settings: dict[str, Any]) -> list[tuple[str, Callable[[], Callable[[],
     return found
 
 
-def layer(shape: list[int], steps: int) -> nn.Module:
+def layer(shape: list[int], steps: int) -> GlobalLayer:
     """A Global layer with weights of seed 0."""
     torch.manual_seed(0)
     return GlobalLayer(shape[1], PDE(steps=steps))
