@@ -17,8 +17,8 @@ def test_every_cell_runs_and_is_named_once():
     settings = json.loads(json.dumps(before_after.worker_settings(before_after.arguments(QUICK))))
     cells = one_side.cells(settings)
     names = [name for name, _ in cells]
-    assert len(set(names)) == len(names) == 10
-    assert {name.split(":")[0] for name in names} == {"layer", "control", "training"}
+    assert len(set(names)) == len(names) == 12
+    assert {name.split(":")[0] for name in names} == {"layer", "layer, frozen", "control", "training"}
     for _, build in cells:
         assert one_side.seconds(build(), 0.0) > 0
 
