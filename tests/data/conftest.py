@@ -20,7 +20,7 @@ def coloured(count: int, *, height: int, width: int, channels: int, seed: int) -
 
 @pytest.fixture
 def arrays() -> Callable[..., Arrays]:
-    """Arrays named as Keras does: `train` and `test` images of `classes` classes, which take turns."""
+    """Arrays named as Keras does: `train` and `test` images of `classes` classes, which alternate."""
 
     def make(
         *,

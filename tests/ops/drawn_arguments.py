@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from globalcnn.ops import spec
+from globalcnn.ops import signature, spec
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def arguments(
     }
     made: dict[str, object] = {}
     for a in spec.OPERATORS[operator].arguments:
-        if isinstance(a.kind, spec.Map):
+        if isinstance(a.kind, signature.Map):
             drawn = torch.randn(shape, generator=g, dtype=torch.float64)
             drawn = drawn.abs() + 0.1 if a.name in ("Dx", "Dy") else drawn
             made[a.name] = None if a.kind.optional and a.name in absent else drawn.to(dtype)
-        elif isinstance(a.kind, spec.Parameter):
+        elif isinstance(a.kind, signature.Parameter):
             drawn = torch.randn([sizes[s] for s in a.kind.sizes], generator=g, dtype=torch.float64)
             drawn = drawn.abs() + 0.5 if a.name in ("var", "gamma", "scale") else drawn * 0.4
-            made[a.name] = drawn.to(spec.compute_dtype(dtype))
+            made[a.name] = drawn.to(signature.compute_dtype(dtype))
         else:
             made[a.name] = plain[a.name]
     if operator == "evolve_backward":

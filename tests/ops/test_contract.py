@@ -108,3 +108,12 @@ def test_an_empty_batch_gives_an_empty_result(name):
     first, *others = [found] if isinstance(found, torch.Tensor) else found
     assert first.shape == (0, 2, 3, 4)
     assert all((other == 0).all() for other in others)  # statistics, gradients of parameters
+
+
+@pytest.mark.skipif(BACKENDS["native"].unavailable() is not None, reason="native kernels are not there")
+@pytest.mark.parametrize("name", ["h", "u", "Dx"])
+def test_a_tensor_whose_storage_was_freed_is_refused(name):
+    given = arguments("solve", CASES[0])
+    given[name].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=f"{name} is without memory"):
+        torch.ops.globalcnn.solve(*given.values())

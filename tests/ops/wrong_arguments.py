@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from globalcnn.ops import BACKENDS, spec
+from globalcnn.ops import BACKENDS, signature, spec
 from globalcnn.ops.torch_ops import decomposition
 from tests.ops.drawn_arguments import CASES, arguments
 
@@ -74,25 +74,25 @@ UNUSUAL: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def wrong_values(argument: spec.Argument, value: object) -> Iterator[tuple[str, object]]:
+def wrong_values(argument: signature.Argument, value: object) -> Iterator[tuple[str, object]]:
     """What is wrong, and the wrong value, for one argument."""
     kind = argument.kind
-    if isinstance(kind, spec.Map):
+    if isinstance(kind, signature.Map):
         for what, change in WRONG_MAPS.items():
             if isinstance(value, Tensor) and not (what == "None" and argument.name == "f"):
                 yield what, change(value)
-    elif isinstance(kind, spec.Parameter):
+    elif isinstance(kind, signature.Parameter):
         assert isinstance(value, Tensor)
         for what, change in (WRONG_PARAMETERS | (WRONG_KERNELS if value.ndim == 4 else {})).items():
             yield what, change(value)
         if kind.max_kernel == spec.MAX_TRAINED_KERNEL:
             yield "a kernel too large to train", value.new_ones(*value.shape[:2], 9, 9)
-    elif isinstance(kind, spec.Number):
+    elif isinstance(kind, signature.Number):
         values = (float("nan"), float("inf"), -1.0, -1e300, *((0.0,) if kind.positive else ()))
         yield from ((f"{v}", v) for v in values)
-    elif isinstance(kind, spec.Count):
+    elif isinstance(kind, signature.Count):
         yield from ((f"{v}", v) for v in (kind.least - 1, kind.most + 1, *HUGE))
-    elif isinstance(kind, spec.Enumeration):
+    elif isinstance(kind, signature.Enumeration):
         yield from ((f"{v}", v) for v in (len(kind.names), *HUGE))
     else:
         yield "text", "yes"

@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from globalcnn.models.weights import read_weights
 from globalcnn.train import Recipe, Silent
 from globalcnn.train.folder import OURS
 from globalcnn.train.lock import LOCK, FolderLock
+from tests.full_disk import no_file_above
 
 from .conftest import train_net
 
@@ -130,17 +129,6 @@ def test_a_folder_with_left_files_alone_is_new(stripes: DataSource, tmp_path: Pa
     (tmp_path / LOCK).write_text("")
     go(stripes, tmp_path, QUICK.replace(epochs=1))
     assert {p.name for p in tmp_path.iterdir()} <= set(OURS)
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """While this lasts the system refuses to write a file beyond `size` bytes, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 100, 1500, 3000, 4000, 6000])

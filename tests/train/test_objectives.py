@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalcnn import UserError, create_model
-from globalcnn.train import CrossEntropy, Objective, Outcome, Recipe, WithAuxiliaryHeads
+from globalcnn.train import CrossEntropy, Recipe, WithAuxiliaryHeads
 from globalcnn.train.objectives import default_objective
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
@@ -70,32 +70,3 @@ def test_defaults_follow_network_and_recipe() -> None:
     assert default_objective(darts, Recipe()).describe()["name"] == "cross_entropy"
     plain = default_objective(nn.Linear(2, 2), Recipe(auxiliary_weight=0.4))
     assert plain.describe() == {"name": "cross_entropy", "label_smoothing": 0.1}
-
-
-class Distilled(Objective):
-    """A stand-in for distillation: a teacher, a trained projection, a figure, and a count that is kept."""
-
-    def __init__(self, teacher: nn.Module) -> None:
-        self.teacher = teacher.eval()
-        self.steps = 0
-
-    def setup(self, model: nn.Module, *, device: torch.device) -> nn.Module:
-        self.projection = nn.Linear(3, 3, device=device)
-        return self.projection
-
-    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Outcome:
-        logits = model(images)
-        with torch.no_grad():
-            wanted = self.teacher(images)
-        match = F.mse_loss(self.projection(logits), wanted)
-        self.steps += 1
-        return Outcome(F.cross_entropy(logits, targets) + match, logits, {"match": match})
-
-    def state(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def load_state(self, state: Any) -> None:
-        self.steps = state["steps"]
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "distilled"}

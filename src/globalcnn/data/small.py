@@ -85,18 +85,17 @@ def survey(paths: Iterable[str]) -> Survey:
 
 
 def _add(seen: Survey, path: str, image: Image.Image) -> None:
-    turn = (
-        1 if image.format == "TIFF" else orientation(image)
-    )  # Pillow applies the orientation of TIFF itself
+    # EXIF's numbers, 1 for upright; Pillow applies that of TIFF itself
+    exif = 1 if image.format == "TIFF" else orientation(image)
     width, height = image.size
-    size = (width, height) if turn >= 5 else (height, width)
+    size = (width, height) if exif >= 5 else (height, width)
     seen.sizes[size] += 1
     seen.example.setdefault(size, path)
     seen.grey &= is_grey(image.mode)
     seen.transparent += is_transparent(image)
     seen.deep += is_deep(image.mode)
     seen.animated += getattr(image, "n_frames", 1) > 1
-    seen.turned += turn > 1
+    seen.turned += exif > 1
 
 
 @dataclass(frozen=True)

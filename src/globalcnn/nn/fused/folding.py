@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...ops.spec import compute_dtype as compute_dtype
 from .eligibility import Parts
 
 Folded = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -11,13 +11,14 @@ from torch.fx import Proxy
 from ...errors import UserError
 from ...ops import spec
 from ...ops.dispatch import automatic
+from ...ops.signature import compute_dtype
 from ...ops.torch_ops import decomposition
 from ..start import start
 from ..tracing import call_node
 from .arguments import layer_arguments
 from .decision import why_not_fusable, why_not_inference
 from .eligibility import Parts, why_not_tensors
-from .folding import compute_dtype, fold, folded
+from .folding import fold, folded
 
 if TYPE_CHECKING:
     from ..global_layer import GlobalLayer

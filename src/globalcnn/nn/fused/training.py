@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...ops.signature import compute_dtype
 from .arguments import evolve_arguments
 from .eligibility import Parts
-from .folding import compute_dtype
 
 if TYPE_CHECKING:
     from ..global_layer import GlobalLayer

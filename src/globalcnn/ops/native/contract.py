@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import spec
-from ..spec import Argument, Count, Enumeration, Flag, Map, Number, Operator, Output, Parameter
+from ..signature import Argument, Count, Enumeration, Flag, Map, Number, Operator, Output, Parameter
 
 _HEAD = """// Written by `python -m globalcnn.ops.native.contract` from ops/spec.py: edit that.
 // clang-format off

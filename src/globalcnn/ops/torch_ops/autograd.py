@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from ...errors import UserError
 from .. import spec
-from ..spec import Operator
+from ..signature import Operator
 from . import decomposition
 from .schemas import LIBRARY, overload, returned
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .. import eager, spec
 from ..pde import PDE
-from ..spec import ACTIVATIONS, BOUNDARIES, SCHEMES, Operator
+from ..signature import Operator, Output, reach
+from ..spec import ACTIVATIONS, BOUNDARIES, SCHEMES
 
 _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -39,7 +40,7 @@ def run(operator: Operator, values: Sequence[Any]) -> tuple[Tensor, ...]:
     )
 
 
-def empty(operator: Operator, output: spec.Output, given: dict[str, Any]) -> Tensor:
+def empty(operator: Operator, output: Output, given: dict[str, Any]) -> Tensor:
     """Memory for one result."""
     like: Tensor = given[output.like]
     if output.per is not None and given[output.per] is None:
@@ -181,7 +182,7 @@ def _gradients(forward: Operator, backward: Operator, given: Any) -> tuple[Tenso
 
     The statistics that `evolve` returns have no gradients.
     """
-    values = [spec.reach(given, a.path) for a in forward.arguments]
+    values = [reach(given, a.path) for a in forward.arguments]
     found = vector_jacobian(forward, values, [given.grad, *(None for _ in forward.returns[1:])])
     gradients: dict[str, Tensor | None] = {}
     for a, value, gradient in zip(forward.arguments, values, found, strict=True):

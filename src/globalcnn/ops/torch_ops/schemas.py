@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..spec import OPERATORS, Operator
+from ..signature import Operator
+from ..spec import OPERATORS
 from . import decomposition
 
 LIBRARY = torch.library.Library("globalcnn", "DEF")

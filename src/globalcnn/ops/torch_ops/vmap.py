@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..spec import OPERATORS, Map, Operator
+from ..signature import Map, Operator
+from ..spec import OPERATORS
 from .schemas import LIBRARY, overload
 
 

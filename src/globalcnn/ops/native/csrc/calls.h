@@ -257,9 +257,9 @@ void check(const LayerCall& c) {
   checks.map("h", c.h);
   checks.map("f", c.f);
   checks.parameter("weight", c.weight, "GCkk", 127);
-  checks.parameter("bias", c.bias, "GC", 127);
-  checks.parameter("scale", c.scale, "C", 127);
-  checks.parameter("shift", c.shift, "C", 127);
+  checks.parameter("bias", c.bias, "GC", 0);
+  checks.parameter("scale", c.scale, "C", 0);
+  checks.parameter("shift", c.shift, "C", 0);
   checks.that(std::isfinite(c.Dx0) && c.Dx0 >= 0, "Dx0", c.Dx0, "finite and >= 0");
   checks.that(std::isfinite(c.Dy0) && c.Dy0 >= 0, "Dy0", c.Dy0, "finite and >= 0");
   checks.that(c.steps >= 0 && c.steps <= 10000, "steps", c.steps, "from 0 to 10000");
@@ -373,8 +373,8 @@ void check(const EvolveCall& c) {
   checks.map("h", c.h);
   checks.map("f", c.f);
   checks.parameter("weight", c.weight, "GCkk", 7);
-  checks.parameter("gamma", c.gamma, "GC", 127);
-  checks.parameter("beta", c.beta, "GC", 127);
+  checks.parameter("gamma", c.gamma, "GC", 0);
+  checks.parameter("beta", c.beta, "GC", 0);
   checks.that(std::isfinite(c.eps) && c.eps >= 0, "eps", c.eps, "finite and >= 0");
   checks.that(std::isfinite(c.Dx0) && c.Dx0 >= 0, "Dx0", c.Dx0, "finite and >= 0");
   checks.that(std::isfinite(c.Dy0) && c.Dy0 >= 0, "Dy0", c.Dy0, "finite and >= 0");
@@ -494,10 +494,10 @@ void check(const EvolveBackwardCall& c) {
   checks.map("h", c.h);
   checks.map("f", c.f);
   checks.parameter("weight", c.weight, "GCkk", 7);
-  checks.parameter("gamma", c.gamma, "GC", 127);
-  checks.parameter("beta", c.beta, "GC", 127);
-  checks.parameter("mean", c.mean, "GC", 127);
-  checks.parameter("var", c.var, "GC", 127);
+  checks.parameter("gamma", c.gamma, "GC", 0);
+  checks.parameter("beta", c.beta, "GC", 0);
+  checks.parameter("mean", c.mean, "GC", 0);
+  checks.parameter("var", c.var, "GC", 0);
   checks.that(std::isfinite(c.eps) && c.eps >= 0, "eps", c.eps, "finite and >= 0");
   checks.that(std::isfinite(c.Dx0) && c.Dx0 >= 0, "Dx0", c.Dx0, "finite and >= 0");
   checks.that(std::isfinite(c.Dy0) && c.Dy0 >= 0, "Dy0", c.Dy0, "finite and >= 0");

@@ -97,6 +97,7 @@ class Checks {
   void on_cpu(const char* name, const Tensor& t) const {
     if (!t.defined()) refuse(name, "undefined", "a tensor");
     if (!t.is_cpu()) refuse(name, "on another device", "on the CPU as the other tensors are");
+    if (t.numel() > 0 && !t.data_ptr()) refuse(name, "without memory", "a tensor whose storage is not freed");
   }
 
   [[noreturn]] void refuse(const char* name, const std::string& value, const std::string& allowed) const {
