@@ -51,14 +51,14 @@ sanitize: $(VENV)/.test
 
 lint: $(VENV)/.test
 	@echo "== checking style and types"
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 	$(BIN)/mypy
 
 format: $(VENV)/.test
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
 	$(BIN)/clang-format -i $(CSRC)
 
 docs: $(VENV)/.test

@@ -4,8 +4,7 @@ import re
 
 project = "globalcnn"
 author = "the globalcnn maintainers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "globalcnn"
@@ -13,15 +12,16 @@ exclude_patterns = ["_build"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 add_module_names = False
-nitpicky = False
-# the page of formulas is served by the browser's own rendering of MathJax; nothing is fetched at build time
+html_show_copyright = False
 
 default_role = "code"
 
 
 def _as_rst(app, what, name, obj, options, lines):  # Sphinx calls it with these
     """Docstrings here are plain text; a line `name: meaning`, with indented continuation, becomes an item."""
-    item = re.compile(r"^([A-Za-z_*][\w*]*(?:, [A-Za-z_*][\w*]*)*): (\S.*)$")
+    item = re.compile(
+        r"^(?!Source|Parameters|Raises|Returns)([A-Za-z_*][\w*]*(?:, [A-Za-z_*][\w*]*)*): (\S.*)$"
+    )
     made = []
     inside = False
     for i, line in enumerate(lines):
@@ -37,12 +37,10 @@ def _as_rst(app, what, name, obj, options, lines):  # Sphinx calls it with these
                 made.append("")
             made.append(f"* `{match[1]}`: {match[2]}")
             inside = True
-        elif inside and line.startswith(" "):
+        elif inside and line.strip():  # the item goes on until an empty line
             made.append("  " + line.strip())
         else:
-            if inside and line.strip():
-                made.append("")
-            inside = inside and not line.strip()
+            inside = False
             made.append(line)
     lines[:] = made
 

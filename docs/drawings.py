@@ -86,7 +86,7 @@ def inference() -> None:
             arrow(ax, (3.4 * n - 0.6, 0.85), (3.4 * n, 0.85))
     ax.add_patch(Rectangle((-0.4, -0.5), 24, 2.9, fill=False, edgecolor=NOTE, linestyle="--"))
     ax.text(
-        10.2,
+        11.6,
         2.6,
         "one channel block of one image at a time; it stays in the L1/L2 cache",
         ha="center",
