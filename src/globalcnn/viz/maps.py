@@ -71,7 +71,7 @@ def _varying_fields(evolution: Evolution) -> dict[str, Tensor]:
     if c.u is c.v:
         named: dict[str, Any] = {"u = v": c.u, "Dx": c.Dx, "Dy": c.Dy}
     else:
-        named = {"u (along rows)": c.u, "v (along columns)": c.v, "Dx": c.Dx, "Dy": c.Dy}
+        named = {"u (along x, dim 2)": c.u, "v (along y, dim 3)": c.v, "Dx": c.Dx, "Dy": c.Dy}
     return {name: values for name, values in named.items() if isinstance(values, Tensor)}
 
 
