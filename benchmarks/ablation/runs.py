@@ -1,0 +1,143 @@
+"""One training per arm and seed: what is done, what is being done by another process, what comes next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from globalcnn import create_model
+from globalcnn.data import load_data
+from globalcnn.errors import UserError
+from globalcnn.files import write_json
+from globalcnn.measure import count, environment
+from globalcnn.train import Recipe, train
+from globalcnn.train.lock import FolderLock
+from globalcnn.train.progress import EpochResult, Silent
+
+from .arms import Arm, find_arm
+
+RESULT = "result.json"
+
+# One recipe for all arms. 5,000 of the training images are held out; nothing is chosen by test accuracy.
+RECIPE = Recipe(
+    name="ablation",
+    batch_size=128,
+    lr=0.2,
+    weight_decay=1e-4,
+    decay_norms_and_biases=False,
+    schedule="cosine",
+    warmup_epochs=1.0,
+    label_smoothing=0.0,
+    ema_decay=0.0,
+    validation=0.1,
+    channels_last=True,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which trainings: a network on data, for so many epochs, in the order of seeds and then arms."""
+
+    network: str
+    data: str
+    epochs: int
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: Path
+    data_dir: Path | None = None
+    device: str = "auto"
+
+    def __iter__(self) -> Iterator[tuple[Arm, int, Path]]:
+        for seed in self.seeds:
+            for arm in self.arms:
+                folder = f"{self.network}-{self.data}-{self.epochs}"
+                yield find_arm(arm), seed, self.runs / folder / f"{arm}-seed{seed}"
+
+
+class OutOfTime(Exception):
+    """The stretch of time is over; what was trained is kept."""
+
+
+class _Clock(Silent):
+    """Ends a training after an epoch once the time is over."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    def finished_epoch(self, result: EpochResult) -> None:
+        if time.monotonic() > self._until:
+            raise OutOfTime
+
+
+def build(network: str, arm: Arm, *, num_classes: int, seed: int) -> nn.Module:
+    """The network with the arm's blocks; the same seed gives the same weights in what the arms share."""
+    torch.manual_seed(seed)
+    model = create_model(network, num_classes=num_classes)
+    torch.manual_seed(seed + 1)
+    return arm.put_into(model)
+
+
+def work(plan: Plan, *, until: float, say: Any) -> int:
+    """Train what is not done yet, until the clock `time.monotonic()` says `until`; returns how many ended."""
+    ended = 0
+    for arm, seed, folder in plan:
+        if (folder / RESULT).is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FolderLock(folder)
+        except UserError:
+            continue  # another process trains it
+        try:
+            if (folder / RESULT).is_file():
+                continue
+            say(f"{plan.network} on {plan.data}, {arm.name}, seed {seed}: {folder}")
+            write_json(folder / RESULT, _trained(plan, arm, seed, folder / "run", until))
+            ended += 1
+        except OutOfTime:
+            say("the time is over; the same command goes on from here")
+            return ended
+        finally:
+            lock.release()
+    return ended
+
+
+def _trained(plan: Plan, arm: Arm, seed: int, out: Path, until: float) -> dict[str, Any]:
+    data = load_data(plan.data, data_dir=plan.data_dir, validation=RECIPE.validation, seed=0)
+    model = build(plan.network, arm, num_classes=len(data.classes), seed=seed)
+    cost = count(model, (data.in_chans, *data.image_size))
+    recipe = RECIPE.replace(epochs=plan.epochs)
+    notes = {"arm": arm.name, "question": arm.question}
+    result = train(
+        model,
+        data,
+        recipe,
+        out=out,
+        seed=seed,
+        device=plan.device,
+        resume=out.exists(),
+        notes=notes,
+        reporter=_Clock(until),
+    )
+    assert result.test is not None
+    return {
+        "network": plan.network,
+        "data": plan.data,
+        "arm": arm.name,
+        "question": arm.question,
+        "seed": seed,
+        "parameters": cost.params,
+        "macs": cost.macs,
+        "test_accuracy": result.test.accuracy,
+        "validation_accuracy": [e["val_accuracy"] for e in result.epochs],
+        "train_loss": [e["train_loss"] for e in result.epochs],
+        "seconds": round(sum(e["seconds"] for e in result.epochs)),
+        "recipe": recipe.as_dict(),
+        "environment": environment(),
+    }
