@@ -7,7 +7,7 @@
 from . import _torchvision
 from .errors import UserError
 from .nn import GlobalLayer
-from .ops import PDE, Boundary, DuFortFrankel, solve
+from .ops import PDE, Boundary, DuFortFrankel, GatedSweeps, TridiagonalImplicit, solve
 
 try:
     _torchvision.check()
@@ -25,7 +25,9 @@ __all__ = [
     "PDE",
     "Boundary",
     "DuFortFrankel",
+    "GatedSweeps",
     "GlobalLayer",
+    "TridiagonalImplicit",
     "UserError",
     "create_model",
     "list_models",

@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import UserError
 from ..nn.implicit import fixed_point
 from ..nn.implicit.equilibrium import Solver
-from ..ops import PDE, DuFortFrankel
+from ..ops import PDE, DuFortFrankel, GatedSweeps, TridiagonalImplicit
 from .darts_cells import Genotype
 
 MOST_WHOLE: Final = 4096  # widths, depths, steps, pixels
@@ -34,6 +34,8 @@ CLASSES: Final[dict[str, type]] = {
     for c in (
         PDE,
         DuFortFrankel,
+        GatedSweeps,
+        TridiagonalImplicit,
         Solver,
         Genotype,
         fixed_point.Broyden,

@@ -11,7 +11,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
-from ..ops import PDE, solve
+from ..ops import PDE, GatedSweeps, solve
 from .coefficients import Coefficient, NetFactory, check_kernel_size, find_network
 from .diagnostics import Evolution, Fields, Stability, evolution_of, stability_of
 from .fused.decision import Way, decide, warn_once
@@ -109,6 +109,7 @@ class GlobalLayer(nn.Module):
         self.channels = channels
         self.pde = PDE() if pde is None else pde
         self.diffusivity = _as_pair(diffusivity)
+        check_diffusivity(self.pde, self.diffusivity)
         self.shared_product = shared_product
         self.velocity_from = velocity_from
         self.start_from = start_from
@@ -140,7 +141,7 @@ class GlobalLayer(nn.Module):
 
     def fields(self, h: Tensor, f: Tensor) -> Fields:
         """Velocity and diffusion for the state `h` and the source `f`, both (N, C, H, W)."""
-        act = self.coefficient_act
+        act = _identity if takes_logits(self.pde) else self.coefficient_act
         carrier = f if self.velocity_from == "f" else h
         u, v = self._pair(self.velocity_x(carrier), self.velocity_y(carrier), act)
         if self.diffusivity is not None:
@@ -148,7 +149,7 @@ class GlobalLayer(nn.Module):
         Dx, Dy = self._pair(self.diffusion_x(h), self.diffusion_y(h), act)
         return Fields(u, v, Dx, Dy)
 
-    def _pair(self, a: Tensor, b: Tensor, act: nn.Module) -> tuple[Tensor, Tensor]:
+    def _pair(self, a: Tensor, b: Tensor, act: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         if self.shared_product:
             product = act(a * act(b))
             return product, product
@@ -247,6 +248,24 @@ class GlobalLayer(nn.Module):
         """The settings that `repr` of the submodules does not contain."""
         diffusion = "learned" if self.diffusivity is None else self.diffusivity
         return f"{self.channels}, {self.pde}, diffusivity={diffusion}, shared_product={self.shared_product}"
+
+
+def takes_logits(pde: PDE) -> bool:
+    """Whether the scheme takes the fields as logits of its gates, without an activation before."""
+    return isinstance(pde.scheme, GatedSweeps) and pde.scheme.takes_logits
+
+
+def check_diffusivity(pde: PDE, diffusivity: tuple[float, float] | None) -> None:
+    """Raise `UserError` for a constant diffusion with a scheme that predicts all its gates."""
+    if diffusivity is not None and takes_logits(pde):
+        raise UserError(
+            f"GlobalLayer: diffusivity={diffusivity} is constant, but {pde.scheme!r} predicts the gates of all "
+            'sweeps; take diffusivity=None, or GatedSweeps(gate="transport")'
+        )
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

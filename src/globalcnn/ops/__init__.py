@@ -2,7 +2,7 @@
 
 from .dispatch import BACKENDS, Backend, find_backend, solve, use_backend
 from .pde import PDE, Boundary
-from .schemes import DuFortFrankel, Scheme
+from .schemes import DuFortFrankel, GatedSweeps, Scheme, TridiagonalImplicit
 
 __all__ = [
     "BACKENDS",
@@ -10,7 +10,9 @@ __all__ = [
     "Backend",
     "Boundary",
     "DuFortFrankel",
+    "GatedSweeps",
     "Scheme",
+    "TridiagonalImplicit",
     "find_backend",
     "solve",
     "use_backend",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.fx import Proxy
 from ..errors import UserError, UserTypeError, unknown_name
 from . import eager, reference, torch_ops
 from .pde import PDE
-from .schemes import DuFortFrankel, Field
+from .schemes import DuFortFrankel, Field, GatedSweeps, Scheme
 from .tracing import solve_node
 
 
@@ -27,7 +27,9 @@ class Backend:
 
     unavailable: why it cannot run here, or None (it may load the backend to find out).
     refuses: why it cannot take these inputs (h and the equation), or None.
-    fused: whether it computes all of `torch.ops.globalcnn.*`, so that whole layers can run as one operator.
+    fused: whether it computes by `torch.ops.globalcnn.*`, so that whole layers can run as one operator.
+    schemes: for a fused backend, the schemes by operator: "solve" (with its gradients; without it the others
+        are not used), "layer", "evolve" (with its gradients).
     """
 
     name: str
@@ -36,6 +38,20 @@ class Backend:
     unavailable: Callable[[], str | None] = lambda: None
     refuses: Callable[[Tensor, PDE], str | None] = lambda h, pde: None
     fused: bool = False
+    schemes: Mapping[str, tuple[type[Scheme], ...]] = field(default_factory=dict)
+
+    def why_not_operator(self, operator: str, pde: PDE) -> str | None:
+        """Why a fused backend does not compute this operator for the scheme of `pde`, or None."""
+        known = self.schemes.get(operator, ())
+        if type(pde.scheme) in known:
+            return None
+        if not known:
+            return f"the {self.name} kernels have no operator {operator!r}"
+        return f"the {self.name} kernels compute {operator!r} for {_names(known)}, not for {pde.scheme!r}"
+
+
+def _names(schemes: tuple[type[Scheme], ...]) -> str:
+    return " and ".join(s.__name__ for s in schemes)
 
 
 def _reference_in_dtype(
@@ -59,18 +75,28 @@ def _triton_unavailable() -> str | None:
     return reason
 
 
-def _takes(device: str, dtypes: tuple[torch.dtype, ...]) -> Callable[[Tensor, PDE], str | None]:
+def _takes(
+    device: str, dtypes: tuple[torch.dtype, ...], schemes: tuple[type[Scheme], ...]
+) -> Callable[[Tensor, PDE], str | None]:
     def refuses(h: Tensor, pde: PDE) -> str | None:
         if h.device.type != device:
             return f"it computes on {device}, and h is on {h.device}"
         if h.dtype not in dtypes:
             return f"it computes {', '.join(str(d)[6:] for d in dtypes)}, and h is {str(h.dtype)[6:]}"
-        if type(pde.scheme) is not DuFortFrankel:
-            return f"it knows the scheme DuFortFrankel() alone, not {pde.scheme!r}"
+        if type(pde.scheme) not in schemes:
+            return f"it computes {_names(schemes)}, not {pde.scheme!r}"
         return None
 
     return refuses
 
+
+# The schemes of the kernels, by operator. One that a fast backend does not list here runs in eager.
+_NATIVE: dict[str, tuple[type[Scheme], ...]] = {
+    "solve": (DuFortFrankel,),
+    "layer": (DuFortFrankel,),
+    "evolve": (DuFortFrankel,),
+}
+_TRITON: dict[str, tuple[type[Scheme], ...]] = {"solve": (DuFortFrankel,), "layer": (DuFortFrankel,)}
 
 # in the order of preference for backend=None
 BACKENDS: dict[str, Backend] = {
@@ -79,16 +105,18 @@ BACKENDS: dict[str, Backend] = {
         "fused C++ kernels for CPUs: AVX-512, AVX2 or plain",
         torch_ops.solve,
         _native_unavailable,
-        _takes("cpu", (torch.float32, torch.bfloat16, torch.float64)),
+        _takes("cpu", (torch.float32, torch.bfloat16, torch.float64), _NATIVE["solve"]),
         fused=True,
+        schemes=_NATIVE,
     ),
     "triton": Backend(
         "triton",
         "fused Triton kernels for CUDA",
         torch_ops.solve,
         _triton_unavailable,
-        _takes("cuda", (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
+        _takes("cuda", (torch.float32, torch.bfloat16, torch.float16, torch.float64), _TRITON["solve"]),
         fused=True,
+        schemes=_TRITON,
     ),
     "eager": Backend("eager", "plain PyTorch, any device", eager.solve),
     "reference": Backend(
@@ -234,6 +262,7 @@ def solve(
     f: source, the same shape, or None for no source.
     u, v: velocity along x (dim 2, rows) and y (dim 3, columns), the same shape, in pixels per unit of time.
     Dx, Dy: diffusion along x and y, tensors of the same shape or numbers >= 0, in pixels^2 per unit of time.
+        For a scheme that predicts gates (`GatedSweeps("sigmoid")`), u, v, Dx, Dy are logits, all tensors.
     pde: steps, time step, spacing, boundary and scheme.
     backend: name of a backend ("native", "triton", "eager", "reference"); None picks the fastest that fits.
 
@@ -284,6 +313,7 @@ def _check(
         if not isinstance(value, Tensor):
             if name in ("Dx", "Dy"):
                 _check_number(name, value)
+                _check_not_logits(name, value, pde)
                 continue
             raise UserTypeError(f"solve: {name} is a {type(value).__name__}, not a tensor")
         if value.shape != h.shape:
@@ -296,6 +326,14 @@ def _check(
                 f"solve: {name} is {value.dtype} on {value.device} but h is {h.dtype} on {h.device}; "
                 f"convert it with {name}.to(h)"
             )
+
+
+def _check_not_logits(name: str, value: object, pde: PDE) -> None:
+    if isinstance(pde.scheme, GatedSweeps) and pde.scheme.takes_logits:
+        raise UserError(
+            f"solve: {name}={value!r} must be a tensor of h's shape for {pde.scheme!r}, the logit of a gate; "
+            'constant diffusion needs GatedSweeps(gate="transport")'
+        )
 
 
 def _check_number(name: str, value: object) -> None:

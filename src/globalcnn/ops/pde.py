@@ -51,8 +51,9 @@ class PDE:
     spacing: (dx, dy) in pixels, ints from 1 to 256 (one int: both the same); both the offset of the
         neighbours and the grid spacing. x runs along dim 2 (rows), y along dim 3 (columns).
     boundary: a `Boundary` or its value: "periodic" (published), "neumann" (zero flux)
-        or "dirichlet" (zero).
-    scheme: a `Scheme`; `DuFortFrankel()` as published.
+        or "dirichlet" (zero). None takes the scheme's own: periodic for `DuFortFrankel`, else Neumann.
+    scheme: a `Scheme`; `DuFortFrankel()` as published. `GatedSweeps()` reaches the whole map in one step; the
+        sweeps' equation differs in the sign of vel (see `ops/schemes.py`).
 
     Raises `UserError` (a ValueError) or `UserTypeError` (a TypeError) for anything else.
 
@@ -63,7 +64,7 @@ class PDE:
     steps: int = 1
     dt: float = 0.2
     spacing: tuple[int, int] = (1, 1)
-    boundary: Boundary = Boundary.PERIODIC
+    boundary: Boundary = None  # type: ignore[assignment]  # __post_init__ makes it a Boundary
     scheme: Scheme = field(default_factory=DuFortFrankel)
 
     def __post_init__(self) -> None:
@@ -81,14 +82,15 @@ class PDE:
                 f"PDE: spacing={self.spacing!r} must be a whole number of pixels from 1 to "
                 f"{MAX_SPACING}, or a pair (dx, dy) of them"
             )
-        try:
-            boundary = Boundary(self.boundary)
-        except ValueError:
-            raise unknown_name("boundary", str(self.boundary), [b.value for b in Boundary]) from None
         if not isinstance(self.scheme, Scheme):
             raise UserTypeError(
                 f"PDE: scheme={self.scheme!r} must be a Scheme object, such as globalcnn.DuFortFrankel()"
             )
+        given = self.scheme.boundary if self.boundary is None else self.boundary
+        try:
+            boundary = Boundary(given)
+        except ValueError:
+            raise unknown_name("boundary", str(given), [b.value for b in Boundary]) from None
         object.__setattr__(self, "dt", float(self.dt))
         object.__setattr__(self, "spacing", (int(spacing[0]), int(spacing[1])))
         object.__setattr__(self, "boundary", boundary)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .pde import PDE, Boundary
-from .schemes import DuFortFrankel, Field, Scheme
+from .schemes import DuFortFrankel, Field, GatedSweeps, Scheme, TridiagonalImplicit
 
 
 def shifted(A: Tensor, axis: int, offset: int, boundary: Boundary, *, odd: bool = False) -> Tensor:
@@ -75,7 +75,127 @@ def _du_fort_frankel(
     return h
 
 
-_WRITTEN_OUT: dict[type[Scheme], Callable[..., Tensor]] = {DuFortFrankel: _du_fort_frankel}
+def _gates(u: Tensor, D: Field, dt: float, dx: int, scheme: GatedSweeps) -> tuple[Tensor, Tensor]:
+    """(gate of the forward, of the backward sweep)."""
+    if scheme.gate == "transport":
+        below, above = _transport_numbers(u, D, dt, dx)
+        return below / (1 + below), above / (1 + above)
+    D = D if isinstance(D, Tensor) else torch.full_like(u, D)
+    if scheme.gate == "sigmoid":
+        return 1 / (1 + torch.exp(-u)), 1 / (1 + torch.exp(-D))
+    return 0.5 + 0.5 * u / (1 + abs(u)), 0.5 + 0.5 * D / (1 + abs(D))
+
+
+def _transport_numbers(u: Tensor, D: Field, dt: float, dx: int) -> tuple[Tensor, Tensor]:
+    zero = torch.zeros_like(u)
+    D = torch.where(D < 0, zero, D) if isinstance(D, Tensor) else max(D, 0.0)
+    below = torch.where(u > 0, u, zero) * dt / dx + D * dt / dx**2
+    above = torch.where(u < 0, -u, zero) * dt / dx + D * dt / dx**2
+    return below, above
+
+
+def _rows(A: Tensor, axis: int) -> list[Tensor]:
+    return list(A.unbind(axis))
+
+
+def _swept(x: Tensor, gate: Tensor, axis: int, offset: int, edge: Boundary) -> Tensor:
+    """`d[i] = x[i] + g[i] (d[i + offset] - x[i])`, one row at a time."""
+    rows, g, n = _rows(x, axis), _rows(gate, axis), x.shape[axis]
+    if edge is Boundary.PERIODIC:
+        return _swept_around(rows, g, axis, offset)
+    d: dict[int, Tensor] = {}
+    for i in range(n) if offset < 0 else reversed(range(n)):
+        if 0 <= i + offset < n:
+            d[i] = (1 - g[i]) * rows[i] + g[i] * d[i + offset]
+        elif edge is Boundary.DIRICHLET:
+            d[i] = (1 - g[i]) * rows[i]
+        else:
+            d[i] = rows[i]
+    return torch.stack([d[i] for i in range(n)], axis)
+
+
+def _swept_around(rows: list[Tensor], g: list[Tensor], axis: int, offset: int) -> Tensor:
+    """Each row as the series of what comes around the ring, summed by its period."""
+    n = len(rows)
+    out = []
+    for i in range(n):
+        # weight of row j in out[i]: (1 - g[j]) times the gates between, over 1 - (gates all around)
+        total, weights, along, j = torch.zeros_like(rows[i]), torch.zeros_like(rows[i]), 1.0, i
+        while True:
+            open_ = torch.clamp(g[j], max=1 - torch.finfo(g[j].dtype).eps)
+            total = total + along * (1 - open_) * rows[j]
+            weights = weights + along * (1 - open_)
+            along = along * open_
+            j = (j + offset) % n
+            if j == i:
+                break
+        out.append(total / weights)
+    return torch.stack(out, axis)
+
+
+def _gated_sweeps(
+    h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
+) -> Tensor:
+    scheme, dt, (dx, dy), edge = pde.scheme, pde.dt, pde.spacing, pde.boundary
+    assert isinstance(scheme, GatedSweeps)
+    forward_x, backward_x = _gates(u, Dx, dt, dx, scheme)
+    forward_y, backward_y = _gates(v, Dy, dt, dy, scheme)
+    h = h.clone()
+    for _ in range(pde.steps):
+        if f is not None:
+            h = h + dt * f
+        for axis in "xy" if scheme.first == "x" else "yx":
+            if axis == "x":
+                h = _swept(h, forward_x, 2, -dx, edge)
+                h = _swept(h, backward_x, 2, +dx, edge)
+            else:
+                h = _swept(h, forward_y, 3, -dy, edge)
+                h = _swept(h, backward_y, 3, +dy, edge)
+    return h
+
+
+def _implicit(x: Tensor, u: Tensor, D: Field, dt: float, axis: int, dx: int, edge: Boundary) -> Tensor:
+    """`h + below (h - h[i - dx]) + above (h - h[i + dx]) = x`, as a dense system per line."""
+    n = x.shape[axis]
+    below, above = (a.movedim(axis, -1) for a in _transport_numbers(u, D, dt, dx))
+    matrix = torch.diag_embed(torch.ones_like(below))
+    for a, offset in ((below, -dx), (above, +dx)):
+        for i in range(n):
+            j = i + offset
+            inside = 0 <= j < n
+            row = torch.zeros_like(matrix[..., 0])
+            if inside or edge is not Boundary.NEUMANN:
+                row[..., i] += 1
+            if inside or edge is Boundary.PERIODIC:
+                row[..., j % n] -= 1
+            unit = torch.zeros(n, 1, dtype=x.dtype, device=x.device)
+            unit[i] = 1
+            matrix = matrix + unit * (a[..., i, None] * row)[..., None, :]
+    return torch.linalg.solve(matrix, x.movedim(axis, -1)[..., None])[..., 0].movedim(-1, axis)
+
+
+def _tridiagonal_implicit(
+    h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
+) -> Tensor:
+    scheme, dt, (dx, dy), edge = pde.scheme, pde.dt, pde.spacing, pde.boundary
+    assert isinstance(scheme, TridiagonalImplicit)
+    h = h.clone()
+    for _ in range(pde.steps):
+        if f is not None:
+            h = h + dt * f
+        for axis in "xy" if scheme.first == "x" else "yx":
+            if axis == "x":
+                h = _implicit(h, u, Dx, dt, 2, dx, edge)
+            else:
+                h = _implicit(h, v, Dy, dt, 3, dy, edge)
+    return h
+
+
+_WRITTEN_OUT: dict[type[Scheme], Callable[..., Tensor]] = {
+    DuFortFrankel: _du_fort_frankel,
+    GatedSweeps: _gated_sweeps,
+    TridiagonalImplicit: _tridiagonal_implicit,
+}
 
 
 def solve(

@@ -11,6 +11,9 @@ x runs along dim 2, the rows of a map (downwards); y along dim 3, its columns.
 With the sign of `+ div((u, v) H)` features move towards -(u, v): a positive u moves them to smaller x, up.
 The published step is a leapfrog of 2 dt: the next level follows from h_old, two dt before it, so that a
 source adds 2 dt f; with K = 1 and h_old = h a layer advances by 2 dt and not by dt.
+The sweeps (`GatedSweeps`, `TridiagonalImplicit`) solve `H_t + (u, v) . grad H = div(D grad H) + f` instead:
+without the term `H div(u, v)` (an average cannot amplify), and a positive u moves features to larger x, down.
+They step by dt from h alone; h_old is not used.
 
 Glossary
 --------
@@ -25,6 +28,8 @@ Ax, Ay   u dt/dx, v dt/dy (Courant numbers)                         as u        
 Bx, By   Dx dt/dx^2, Dy dt/dy^2 (diffusion numbers)                 as Dx         1
 E        (ux + vy) dt, with ux = (u[i-dx] - u[i+dx]) / (2 dx)       as u          1
 R        1 / (1 + 2 Bx + 2 By)                                      as Bx         1
+a        transport number of a sweep, >= 0                          as u          1
+g        a / (1 + a), gate of a sweep, in [0, 1]                    as u          1
 """
 
 from __future__ import annotations
@@ -32,10 +37,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ..errors import unknown_name
+from .sweeps import sweep
+from .tridiagonal import tridiagonal
 
 if TYPE_CHECKING:
     from .pde import PDE
@@ -49,9 +59,14 @@ X, Y = 2, 3
 
 
 class Scheme(ABC):
-    """Computes a level of the state from the two before it. Schemes are stateless and compare by type."""
+    """Computes a level of the state from the two before it. Schemes are values: they compare by type and
+    settings.
+
+    boundary: the value of the `Boundary` that a `PDE` with this scheme has unless it names one.
+    """
 
     name: ClassVar[str]
+    boundary: ClassVar[str] = "periodic"
     order_in_time: ClassVar[int]
     order_in_space: ClassVar[int]
     citation: ClassVar[str]
@@ -171,3 +186,160 @@ class DuFortFrankel(Scheme):
     def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:
         first, further = (14, 9) if constant_diffusion else (28, 17)
         return first + further * (steps - 1) if steps else 0
+
+
+@dataclass(frozen=True)
+class _Gates:
+    """Of the four sweeps: x forward, x backward, y forward, y backward."""
+
+    x: tuple[Tensor, Tensor]
+    y: tuple[Tensor, Tensor]
+
+
+def _transport_numbers(u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
+    """(from the lower, from the higher neighbour), both >= 0: upwind transport by u, diffusion by D."""
+    D = D.clamp(min=0) if isinstance(D, Tensor) else max(D, 0.0)
+    B = D * (dt / distance**2)
+    return B + F.relu(u) * (dt / distance), B + F.relu(-u) * (dt / distance)
+
+
+def _check_first(scheme: str, first: object) -> None:
+    if first not in ("x", "y"):
+        raise unknown_name(f"{scheme}: axis first=", str(first), ["x", "y"])
+
+
+GATES = ("transport", "sigmoid", "rational")
+
+
+@final
+@dataclass(frozen=True)
+class GatedSweeps(Scheme):
+    """Implicit upwind steps, split by direction: in one step each output depends on the whole map.
+
+    A step sweeps forward and backward along one axis, then along the other:
+    `d_i = x_i + g_i (d_{i-s} - x_i)`, then `h_i = d_i + b_i (h_{i+s} - d_i)`, from x = h + dt f. Every output is
+    a convex combination of the x: no limit on dt, no growth. First order in time and space.
+
+    gate: "transport" takes g = a / (1 + a) from the transport numbers `a = D dt/dx^2 + max(u, 0) dt/dx`
+    (backward max(-u, 0)): each sweep is then a backward-Euler step of upwind transport, and with u = 0 and
+    constant D the two of an axis are an exactly implicit step of diffusion with number `a (1 + a)`.
+    "sigmoid" and "rational" predict the gates: u, Dx are the logits of the forward and backward sweep along x,
+    v, Dy along y, through the logistic function or `(1 + z / (1 + |z|)) / 2`.
+    first: the axis that is swept first, "x" (dim 2) or "y" (dim 3).
+
+    The boundary is Neumann by default: a chain starts with gate 0, as nothing flows in. A sum over the map is
+    conserved by constant coefficients on a periodic map; at a Neumann wall, up to O(dt^2).
+
+    Source: N. N. Yanenko, "The Method of Fractional Steps", Springer 1971, for the splitting by direction.
+
+    >>> GatedSweeps(first="y")
+    GatedSweeps(gate='transport', first='y')
+    """
+
+    gate: Literal["transport", "sigmoid", "rational"] = "transport"
+    first: Literal["x", "y"] = "x"
+
+    name = "gated-sweeps"
+    boundary = "neumann"
+    order_in_time = 1
+    order_in_space = 1
+    citation = "Yanenko (1971), The Method of Fractional Steps, Springer (splitting by direction)"
+
+    def __post_init__(self) -> None:
+        if self.gate not in GATES:
+            raise unknown_name("gate of GatedSweeps", str(self.gate), GATES)
+        _check_first("GatedSweeps", self.first)
+
+    @property
+    def takes_logits(self) -> bool:
+        """Whether the fields are logits of the gates, so that no activation is applied to them before."""
+        return self.gate != "transport"
+
+    def coefficients(
+        self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE, neighbours: Neighbours
+    ) -> _Gates:
+        dx, dy = pde.spacing
+        return _Gates(self._pair(u, Dx, pde.dt, dx), self._pair(v, Dy, pde.dt, dy))
+
+    def _pair(self, u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
+        if self.gate == "transport":
+            forward, backward = (a / (1 + a) for a in _transport_numbers(u, D, dt, distance))
+            return forward, backward
+        logits = (u, D if isinstance(D, Tensor) else torch.full_like(u, D))
+        gate = torch.sigmoid if self.gate == "sigmoid" else _rational
+        return gate(logits[0]), gate(logits[1])
+
+    def step(
+        self, h: Tensor, h_old: Tensor, f: Tensor | None, c: _Gates, pde: PDE, neighbours: Neighbours
+    ) -> Tensor:
+        h = h if f is None else h + pde.dt * f
+        for axis in (X, Y) if self.first == "x" else (Y, X):
+            gates = c.x if axis == X else c.y
+            for gate, reverse in zip(gates, (False, True), strict=True):
+                h = sweep(h, gate, axis, pde.spacing[axis - X], pde.boundary.value, reverse=reverse)
+        return h
+
+    def stability_ratio(self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE) -> Tensor:
+        """Zeros of the shape of `u`: there is no limit."""
+        return torch.zeros_like(u)
+
+    def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:
+        # gates: D dt/dx^2 per axis if it varies, two u dt/dx per axis, four quotients; then dt f and two
+        # multiply-adds per sweep, as the recurrence is written with differences: one multiply each
+        if not steps:
+            return 0
+        gates = 4 if self.takes_logits else 8 + (0 if constant_diffusion else 2)
+        return gates + steps * (8 + 1)
+
+
+def _rational(z: Tensor) -> Tensor:
+    return (1 + z / (1 + z.abs())) / 2
+
+
+@final
+@dataclass(frozen=True)
+class TridiagonalImplicit(Scheme):
+    """The implicit step that `GatedSweeps("transport")` splits by direction: per axis one tridiagonal solve.
+
+    Same equation and bounds, twice the arithmetic; only in eager and the reference.
+    first: the axis that is solved first, "x" (dim 2) or "y" (dim 3).
+
+    Source: L. H. Thomas, "Elliptic problems in linear difference equations over a network" (1949).
+
+    >>> TridiagonalImplicit().order_in_time
+    1
+    """
+
+    first: Literal["x", "y"] = "x"
+
+    name = "tridiagonal-implicit"
+    boundary = "neumann"
+    order_in_time = 1
+    order_in_space = 1
+    citation = "Thomas (1949), Watson Sci. Comput. Lab. Report, Columbia University"
+
+    def __post_init__(self) -> None:
+        _check_first("TridiagonalImplicit", self.first)
+
+    def coefficients(
+        self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE, neighbours: Neighbours
+    ) -> _Gates:
+        dx, dy = pde.spacing
+        return _Gates(_transport_numbers(u, Dx, pde.dt, dx), _transport_numbers(v, Dy, pde.dt, dy))
+
+    def step(
+        self, h: Tensor, h_old: Tensor, f: Tensor | None, c: _Gates, pde: PDE, neighbours: Neighbours
+    ) -> Tensor:
+        h = h if f is None else h + pde.dt * f
+        for axis in (X, Y) if self.first == "x" else (Y, X):
+            numbers = c.x if axis == X else c.y
+            h = tridiagonal(h, *numbers, axis, pde.spacing[axis - X], pde.boundary.value)
+        return h
+
+    def stability_ratio(self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE) -> Tensor:
+        """Zeros of the shape of `u`: there is no limit."""
+        return torch.zeros_like(u)
+
+    def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:
+        # numbers: two u dt/dx per axis and D dt/dx^2 if it varies; per axis three products and two quotients
+        return 4 + (0 if constant_diffusion else 2) + steps * (2 * 5 + 1) if steps else 0

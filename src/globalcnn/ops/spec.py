@@ -19,12 +19,12 @@ from typing import Annotated
 from torch import Tensor
 
 from .pde import MAX_SPACING, MAX_STEPS, Boundary
-from .schemes import DuFortFrankel
+from .schemes import GATES, DuFortFrankel, GatedSweeps, Scheme
 from .signature import Count, Enumeration, Flag, Map, Number, Operator, Output, Parameter
 
 # An enumeration is passed by its place in these.
 BOUNDARIES = (Boundary.PERIODIC, Boundary.NEUMANN, Boundary.DIRICHLET)
-SCHEMES = (DuFortFrankel(),)
+SCHEMES: tuple[type[Scheme], ...] = (DuFortFrankel, GatedSweeps)
 ACTIVATIONS = ("identity", "relu", "relu6", "silu", "hardswish")
 
 MAX_TRAINED_KERNEL = 7  # the largest side k of the coefficients' convolutions in training
@@ -33,7 +33,8 @@ MAX_KERNEL = 127  # and at inference
 BOUNDARY = Enumeration("Boundary", tuple(b.name.lower() for b in BOUNDARIES))
 ACTIVATION = Enumeration("Act", ACTIVATIONS)
 SCHEME = Enumeration("Scheme", tuple(s.name.replace("-", "_") for s in SCHEMES))
-ENUMERATIONS = (BOUNDARY, ACTIVATION, SCHEME)
+GATE = Enumeration("Gate", GATES)
+ENUMERATIONS = (BOUNDARY, ACTIVATION, SCHEME, GATE)
 
 # A field's annotation carries its kind.
 _Map = Annotated[Tensor, Map()]
@@ -51,7 +52,10 @@ _Flag = Annotated[bool, Flag()]
 
 @dataclass(frozen=True)
 class Pde:
-    """The equation and its grid; Dx0 and Dy0 are the diffusion where there are no tensors Dx and Dy."""
+    """The equation and its grid; Dx0 and Dy0 are the diffusion where there are no tensors Dx and Dy.
+
+    gate, y_first: of the scheme gated_sweeps: how fields become gates, and whether y is swept before x.
+    """
 
     Dx0: _NotNegative
     Dy0: _NotNegative
@@ -61,6 +65,30 @@ class Pde:
     dy: _Spacing
     boundary: Annotated[int, BOUNDARY]
     scheme: Annotated[int, SCHEME]
+    gate: Annotated[int, GATE]
+    y_first: _Flag
+
+    @property
+    def takes_logits(self) -> bool:
+        """Whether the fields are logits of gates, to which a layer applies no activation."""
+        return SCHEMES[self.scheme] is GatedSweeps and GATES[self.gate] != "transport"
+
+
+def scheme_numbers(scheme: Scheme) -> tuple[int, int, bool] | None:
+    """The fields scheme, gate and y_first of `Pde`; None for a scheme that the operators do not know."""
+    if type(scheme) not in SCHEMES:
+        return None
+    number = SCHEMES.index(type(scheme))
+    if isinstance(scheme, GatedSweeps):
+        return number, GATES.index(scheme.gate), scheme.first == "y"
+    return number, 0, False
+
+
+def scheme_of(pde: Pde) -> Scheme:
+    """The scheme that `scheme_numbers` numbered."""
+    if SCHEMES[pde.scheme] is GatedSweeps:
+        return GatedSweeps(GATES[pde.gate], "y" if pde.y_first else "x")
+    return SCHEMES[pde.scheme]()
 
 
 @dataclass(frozen=True)

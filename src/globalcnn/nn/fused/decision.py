@@ -59,11 +59,11 @@ def decide(layer: GlobalLayer, h: Tensor, f: Tensor, *, differentiate: bool = Fa
     if reason is not None:
         return _modules(reason)
     if all(norm.training for norm in parts.norms):
-        reason = why_not_trained(layer, parts, h, backend)
+        reason = found.why_not_operator("evolve", layer.pde) or why_not_trained(layer, parts, h)
         if reason is not None:
             return _modules(reason)
         return Decision(Way.TRAINING, f"one operator of the {backend} kernels up to the output norm")
-    reason = why_not_inference(parts)
+    reason = found.why_not_operator("layer", layer.pde) or why_not_inference(parts)
     if reason is None and torch.is_grad_enabled():
         differentiate = differentiate or h.requires_grad or f.requires_grad or requires_grad(layer, parts)
         if differentiate:
@@ -93,10 +93,8 @@ def why_not_inference(parts: Parts) -> str | None:
     return None
 
 
-def why_not_trained(layer: GlobalLayer, parts: Parts, h: Tensor, backend: str) -> str | None:
+def why_not_trained(layer: GlobalLayer, parts: Parts, h: Tensor) -> str | None:
     """Why the evolution cannot be one operator in training, or None."""
-    if backend != "native":
-        return f"in training, and the {backend} kernels train no whole layer"
     if h.shape[0] * h.shape[2] * h.shape[3] < 2:
         return "in training on one value per channel"
     kernels = {conv.kernel_size for conv in parts.convolutions}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from ...ops import PDE, DuFortFrankel
+from ...ops import PDE
+from ...ops.spec import SCHEMES
 from ..coefficients import Coefficient
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _why_part(part: nn.Module, name: str) -> str | None:
 
 
 def _why_settings(layer: GlobalLayer) -> str | None:
-    if type(layer.pde) is not PDE or type(layer.pde.scheme) is not DuFortFrankel:
+    if type(layer.pde) is not PDE or type(layer.pde.scheme) not in SCHEMES:
         return "its equation or scheme has no fused form"
     D = layer.diffusivity
     if D is not None and not (type(D) is tuple and len(D) == 2 and all(type(d) in (float, int) for d in D)):

@@ -91,7 +91,8 @@ class FusedGlobalLayer(nn.Module):
         tensors = [t.to(wide) for t in (self.weight, self.bias, self.scale, self.shift)]
         differentiate = torch.is_grad_enabled() and (h.requires_grad or f.requires_grad)
         values = (h, f, *tensors, *self.arguments)
-        if differentiate or not automatic(h, self.pde).fused:
+        found = automatic(h, self.pde)
+        if differentiate or not found.fused or found.why_not_operator("layer", self.pde) is not None:
             (out,) = decomposition.plainly(spec.LAYER, values)
             assert out is not None
             return out

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...errors import UserError
 from ..pde import PDE
 from ..schemes import Field
-from ..spec import BOUNDARIES, SCHEMES, SOLVE, Pde, Solve
+from ..spec import BOUNDARIES, SCHEMES, SOLVE, Pde, Solve, scheme_numbers
 from . import autograd, flops, schemas, vmap
 
 for _part in (schemas, autograd, vmap, flops):
@@ -24,6 +24,11 @@ for _part in (schemas, autograd, vmap, flops):
 
 def pde_arguments(Dx: Field, Dy: Field, pde: PDE) -> Pde:
     """The operators' plain arguments of the equation; Dx0 and Dy0 are 0 where Dx and Dy are tensors."""
+    found = scheme_numbers(pde.scheme)
+    if found is None:
+        known = ", ".join(s.__name__ for s in SCHEMES)
+        raise UserError(f"the operators know the schemes {known}, not {pde.scheme!r}; take backend='eager'")
+    scheme, gate, y_first = found
     return Pde(
         Dx0=0.0 if isinstance(Dx, Tensor) else float(Dx),
         Dy0=0.0 if isinstance(Dy, Tensor) else float(Dy),
@@ -32,15 +37,10 @@ def pde_arguments(Dx: Field, Dy: Field, pde: PDE) -> Pde:
         dx=pde.spacing[0],
         dy=pde.spacing[1],
         boundary=BOUNDARIES.index(pde.boundary),
-        scheme=_scheme_number(pde),
+        scheme=scheme,
+        gate=gate,
+        y_first=y_first,
     )
-
-
-def _scheme_number(pde: PDE) -> int:
-    if pde.scheme not in SCHEMES:
-        known = ", ".join(map(repr, SCHEMES))
-        raise UserError(f"the operators know the scheme {known}, not {pde.scheme!r}; take backend='eager'")
-    return SCHEMES.index(pde.scheme)
 
 
 def numbers(Dx: Field, Dy: Field, pde: PDE) -> tuple[Any, ...]:

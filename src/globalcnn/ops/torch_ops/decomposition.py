@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import eager, spec
 from ..pde import PDE
 from ..signature import Operator, Output, reach
-from ..spec import ACTIVATIONS, BOUNDARIES, SCHEMES
+from ..spec import ACTIVATIONS, BOUNDARIES
 
 _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -126,7 +126,7 @@ def _pde(a: spec.Pde) -> PDE:
         dt=a.dt,
         spacing=(a.dx, a.dy),
         boundary=BOUNDARIES[a.boundary],
-        scheme=SCHEMES[a.scheme],
+        scheme=spec.scheme_of(a),
     )
 
 
@@ -142,7 +142,7 @@ def _layer(a: spec.Layer) -> tuple[Tensor]:
 
     def pair(i: int, x: Tensor) -> tuple[Tensor, Tensor]:
         one, other = (_depthwise(x, a.weight[j], a.bias[j]) for j in (i, i + 1))
-        return _pair(one, other, a.act, a.shared_product)
+        return _pair(one, other, _coefficient_act(a), a.shared_product)
 
     u, v = pair(0, old if a.velocity_from_f else state)
     Dx, Dy = pair(2, state) if a.weight.shape[0] == 4 else (a.pde.Dx0, a.pde.Dy0)
@@ -166,9 +166,9 @@ def _evolve(a: spec.Evolve) -> tuple[Tensor, Tensor, Tensor]:
         coefficients.append(normed + a.beta[i].view(1, -1, 1, 1))
         means.append(mean)
         variances.append(var)
-    u, v = _pair(coefficients[0], coefficients[1], a.act, a.shared_product)
+    u, v = _pair(coefficients[0], coefficients[1], _coefficient_act(a), a.shared_product)
     Dx, Dy = (
-        _pair(coefficients[2], coefficients[3], a.act, a.shared_product)
+        _pair(coefficients[2], coefficients[3], _coefficient_act(a), a.shared_product)
         if len(coefficients) == 4
         else (a.pde.Dx0, a.pde.Dy0)
     )
@@ -210,9 +210,14 @@ def _activation(act: int) -> Callable[[Tensor], Tensor]:
     return _ACTIVATE[ACTIVATIONS[act]]
 
 
-def _pair(a: Tensor, b: Tensor, act: int, shared_product: bool) -> tuple[Tensor, Tensor]:
+def _coefficient_act(a: spec.Layer | spec.Evolve) -> Callable[[Tensor], Tensor]:
+    return _ACTIVATE["identity"] if a.pde.takes_logits else _activation(a.act)
+
+
+def _pair(
+    a: Tensor, b: Tensor, activate: Callable[[Tensor], Tensor], shared_product: bool
+) -> tuple[Tensor, Tensor]:
     """Two coefficients, u and v or Dx and Dy, from their values before the activation."""
-    activate = _activation(act)
     if shared_product:
         product = activate(a * activate(b))
         return product, product

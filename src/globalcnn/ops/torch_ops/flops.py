@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..schemes import DuFortFrankel
+from .. import spec
 
 
-def _multiplies(shape: Sequence[int], learned: bool, steps: int) -> int:
+def _multiplies(given: Any, learned: bool) -> int:
     """Of the solve; learned: the diffusion is given per element."""
-    each = DuFortFrankel().multiplies_per_element(steps, constant_diffusion=not learned)
-    return math.prod(map(int, shape)) * each
+    scheme = spec.scheme_of(given)
+    each = scheme.multiplies_per_element(given.steps, constant_diffusion=not learned)
+    return math.prod(map(int, given.h)) * each
 
 
 def _convolutions(h: Sequence[int], weight: Sequence[int]) -> int:
@@ -29,7 +30,7 @@ def _convolutions(h: Sequence[int], weight: Sequence[int]) -> int:
 
 
 def _solve(given: Any) -> int:
-    return 2 * _multiplies(given.h, given.Dx is not None, given.steps)
+    return 2 * _multiplies(given, given.Dx is not None)
 
 
 def _solve_backward(given: Any) -> int:
@@ -38,7 +39,7 @@ def _solve_backward(given: Any) -> int:
 
 
 def _solve_in_layer(given: Any) -> int:
-    return 2 * _multiplies(given.h, int(given.weight[0]) == 4, given.steps)
+    return 2 * _multiplies(given, int(given.weight[0]) == 4)
 
 
 def _layer(given: Any) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import spec
+from ..schemes import DuFortFrankel
 from ..torch_ops import decomposition
 from . import passes, planes
 from .launch import (
@@ -22,6 +23,8 @@ from .launch import (
     view,
 )
 
+_DU_FORT_FRANKEL = spec.SCHEMES.index(DuFortFrankel)  # the scheme of the kernels; others run in plain PyTorch
+
 
 def solve(*arguments: Any) -> Tensor:
     """`globalcnn::solve`."""
@@ -34,7 +37,7 @@ def solve(*arguments: Any) -> Tensor:
     if steps == 0:
         return out.copy_(h)
     T = COMPUTE.get(h.dtype)
-    if T is None:
+    if T is None or a.pde.scheme != _DU_FORT_FRANKEL:
         return decomposition.solve(*arguments)
     problem = Problem(out, T, a.pde)
     fields = tuple(map(view, (a.f, a.u, a.v, a.Dx, a.Dy)))
@@ -56,7 +59,7 @@ def solve_backward(*arguments: Any) -> tuple[Tensor, ...]:
     grad, h, steps = a.grad, a.h, a.pde.steps
     inputs = (a.h, a.h_old, a.f, a.u, a.v, a.Dx, a.Dy)
     T = COMPUTE.get(h.dtype)
-    if T is None:
+    if T is None or a.pde.scheme != _DU_FORT_FRANKEL:
         return decomposition.solve_backward(*arguments)
     gradients = tuple(h.new_empty(0) if A is None else torch.empty_like(h) for A in inputs)
     if h.numel() == 0:
@@ -113,7 +116,8 @@ def layer(*arguments: Any) -> Tensor:
     if h.numel() == 0:
         return out
     whole = None if T is None else plane_tile(out, T)
-    if T is None or h.dtype not in COMPUTE or (whole is None and steps == 0):
+    plain = T is None or h.dtype not in COMPUTE or (whole is None and steps == 0)
+    if plain or a.pde.scheme != _DU_FORT_FRANKEL:
         return decomposition.layer(*arguments)
     problem = Problem(out, T, a.pde)
     weight, bias, scale, shift = (A.contiguous() for A in (a.weight, a.bias, a.scale, a.shift))

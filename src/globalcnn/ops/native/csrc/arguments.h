@@ -9,7 +9,8 @@ namespace globalcnn {
 
 enum class Boundary : int { periodic, neumann, dirichlet };
 enum class Act : int { identity, relu, relu6, silu, hardswish };
-enum class Scheme : int { du_fort_frankel };
+enum class Scheme : int { du_fort_frankel, gated_sweeps };
+enum class Gate : int { transport, sigmoid, rational };
 
 // side of the coefficients' convolutions in training, at most
 constexpr int64_t MAX_KERNEL = 7;
@@ -24,6 +25,8 @@ struct Pde {
   int64_t dy;
   Boundary boundary;
   Scheme scheme;
+  Gate gate;
+  bool y_first;
 };
 
 // of solve

@@ -29,6 +29,8 @@ struct SolveCall {
   int64_t dy;
   int64_t boundary;
   int64_t scheme;
+  int64_t gate;
+  bool y_first;
 };
 
 void check(const SolveCall& c) {
@@ -48,7 +50,8 @@ void check(const SolveCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
-  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
+  checks.that(c.scheme >= 0 && c.scheme < 2, "scheme", c.scheme, "one of 0 (du_fort_frankel), 1 (gated_sweeps)");
+  checks.that(c.gate >= 0 && c.gate < 3, "gate", c.gate, "one of 0 (transport), 1 (sigmoid), 2 (rational)");
 }
 
 void pack(SolveCall& ) {
@@ -73,6 +76,8 @@ SolveArgs arguments(const SolveCall& c) {
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
   a.pde.scheme = static_cast<Scheme>(c.scheme);
+  a.pde.gate = static_cast<Gate>(c.gate);
+  a.pde.y_first = c.y_first;
   a.h = view(c.h);
   a.h_old = view(c.h_old);
   a.f = view(c.f);
@@ -104,8 +109,10 @@ Tensor solve_entry(
     int64_t dx,
     int64_t dy,
     int64_t boundary,
-    int64_t scheme) {
-  SolveCall c{h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme};
+    int64_t scheme,
+    int64_t gate,
+    bool y_first) {
+  SolveCall c{h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, gate, y_first};
   check(c);
   pack(c);
   const SolveResults r = solve(std::move(c));
@@ -129,6 +136,8 @@ struct SolveBackwardCall {
   int64_t dy;
   int64_t boundary;
   int64_t scheme;
+  int64_t gate;
+  bool y_first;
 };
 
 void check(const SolveBackwardCall& c) {
@@ -149,7 +158,8 @@ void check(const SolveBackwardCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
-  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
+  checks.that(c.scheme >= 0 && c.scheme < 2, "scheme", c.scheme, "one of 0 (du_fort_frankel), 1 (gated_sweeps)");
+  checks.that(c.gate >= 0 && c.gate < 3, "gate", c.gate, "one of 0 (transport), 1 (sigmoid), 2 (rational)");
 }
 
 void pack(SolveBackwardCall& ) {
@@ -182,6 +192,8 @@ SolveBackwardArgs arguments(const SolveBackwardCall& c) {
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
   a.pde.scheme = static_cast<Scheme>(c.scheme);
+  a.pde.gate = static_cast<Gate>(c.gate);
+  a.pde.y_first = c.y_first;
   a.grad = view(c.grad);
   a.h = view(c.h);
   a.h_old = view(c.h_old);
@@ -221,8 +233,10 @@ SolveBackwardTuple solve_backward_entry(
     int64_t dx,
     int64_t dy,
     int64_t boundary,
-    int64_t scheme) {
-  SolveBackwardCall c{grad, h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme};
+    int64_t scheme,
+    int64_t gate,
+    bool y_first) {
+  SolveBackwardCall c{grad, h, h_old, f, u, v, Dx, Dy, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, gate, y_first};
   check(c);
   pack(c);
   const SolveBackwardResults r = solve_backward(std::move(c));
@@ -244,6 +258,8 @@ struct LayerCall {
   int64_t dy;
   int64_t boundary;
   int64_t scheme;
+  int64_t gate;
+  bool y_first;
   int64_t act;
   bool shared_product;
   bool velocity_from_f;
@@ -267,7 +283,8 @@ void check(const LayerCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
-  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
+  checks.that(c.scheme >= 0 && c.scheme < 2, "scheme", c.scheme, "one of 0 (du_fort_frankel), 1 (gated_sweeps)");
+  checks.that(c.gate >= 0 && c.gate < 3, "gate", c.gate, "one of 0 (transport), 1 (sigmoid), 2 (rational)");
   checks.that(c.act >= 0 && c.act < 5, "act", c.act, "one of 0 (identity), 1 (relu), 2 (relu6), 3 (silu), 4 (hardswish)");
 }
 
@@ -297,6 +314,8 @@ LayerArgs arguments(const LayerCall& c) {
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
   a.pde.scheme = static_cast<Scheme>(c.scheme);
+  a.pde.gate = static_cast<Gate>(c.gate);
+  a.pde.y_first = c.y_first;
   a.act = static_cast<Act>(c.act);
   a.shared_product = c.shared_product;
   a.velocity_from_f = c.velocity_from_f;
@@ -334,13 +353,15 @@ Tensor layer_entry(
     int64_t dy,
     int64_t boundary,
     int64_t scheme,
+    int64_t gate,
+    bool y_first,
     int64_t act,
     bool shared_product,
     bool velocity_from_f,
     bool start_from_h,
     bool source,
     bool residual) {
-  LayerCall c{h, f, weight, bias, scale, shift, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, act, shared_product, velocity_from_f, start_from_h, source, residual};
+  LayerCall c{h, f, weight, bias, scale, shift, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, gate, y_first, act, shared_product, velocity_from_f, start_from_h, source, residual};
   check(c);
   pack(c);
   const LayerResults r = layer(std::move(c));
@@ -362,6 +383,8 @@ struct EvolveCall {
   int64_t dy;
   int64_t boundary;
   int64_t scheme;
+  int64_t gate;
+  bool y_first;
   int64_t act;
   bool shared_product;
   bool start_from_h;
@@ -383,7 +406,8 @@ void check(const EvolveCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
-  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
+  checks.that(c.scheme >= 0 && c.scheme < 2, "scheme", c.scheme, "one of 0 (du_fort_frankel), 1 (gated_sweeps)");
+  checks.that(c.gate >= 0 && c.gate < 3, "gate", c.gate, "one of 0 (transport), 1 (sigmoid), 2 (rational)");
   checks.that(c.act >= 0 && c.act < 5, "act", c.act, "one of 0 (identity), 1 (relu), 2 (relu6), 3 (silu), 4 (hardswish)");
 }
 
@@ -416,6 +440,8 @@ EvolveArgs arguments(const EvolveCall& c) {
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
   a.pde.scheme = static_cast<Scheme>(c.scheme);
+  a.pde.gate = static_cast<Gate>(c.gate);
+  a.pde.y_first = c.y_first;
   a.eps = c.eps;
   a.act = static_cast<Act>(c.act);
   a.shared_product = c.shared_product;
@@ -453,11 +479,13 @@ EvolveTuple evolve_entry(
     int64_t dy,
     int64_t boundary,
     int64_t scheme,
+    int64_t gate,
+    bool y_first,
     int64_t act,
     bool shared_product,
     bool start_from_h,
     bool source) {
-  EvolveCall c{h, f, weight, gamma, beta, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, act, shared_product, start_from_h, source};
+  EvolveCall c{h, f, weight, gamma, beta, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, gate, y_first, act, shared_product, start_from_h, source};
   check(c);
   pack(c);
   const EvolveResults r = evolve(std::move(c));
@@ -482,6 +510,8 @@ struct EvolveBackwardCall {
   int64_t dy;
   int64_t boundary;
   int64_t scheme;
+  int64_t gate;
+  bool y_first;
   int64_t act;
   bool shared_product;
   bool start_from_h;
@@ -506,7 +536,8 @@ void check(const EvolveBackwardCall& c) {
   checks.that(c.dx >= 1 && c.dx <= 256, "dx", c.dx, "from 1 to 256");
   checks.that(c.dy >= 1 && c.dy <= 256, "dy", c.dy, "from 1 to 256");
   checks.that(c.boundary >= 0 && c.boundary < 3, "boundary", c.boundary, "one of 0 (periodic), 1 (neumann), 2 (dirichlet)");
-  checks.that(c.scheme >= 0 && c.scheme < 1, "scheme", c.scheme, "one of 0 (du_fort_frankel)");
+  checks.that(c.scheme >= 0 && c.scheme < 2, "scheme", c.scheme, "one of 0 (du_fort_frankel), 1 (gated_sweeps)");
+  checks.that(c.gate >= 0 && c.gate < 3, "gate", c.gate, "one of 0 (transport), 1 (sigmoid), 2 (rational)");
   checks.that(c.act >= 0 && c.act < 5, "act", c.act, "one of 0 (identity), 1 (relu), 2 (relu6), 3 (silu), 4 (hardswish)");
 }
 
@@ -543,6 +574,8 @@ EvolveArgs arguments(const EvolveBackwardCall& c) {
   a.pde.dy = c.dy;
   a.pde.boundary = static_cast<Boundary>(c.boundary);
   a.pde.scheme = static_cast<Scheme>(c.scheme);
+  a.pde.gate = static_cast<Gate>(c.gate);
+  a.pde.y_first = c.y_first;
   a.eps = c.eps;
   a.act = static_cast<Act>(c.act);
   a.shared_product = c.shared_product;
@@ -588,11 +621,13 @@ EvolveBackwardTuple evolve_backward_entry(
     int64_t dy,
     int64_t boundary,
     int64_t scheme,
+    int64_t gate,
+    bool y_first,
     int64_t act,
     bool shared_product,
     bool start_from_h,
     bool source) {
-  EvolveBackwardCall c{grad, h, f, weight, gamma, beta, mean, var, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, act, shared_product, start_from_h, source};
+  EvolveBackwardCall c{grad, h, f, weight, gamma, beta, mean, var, eps, Dx0, Dy0, steps, dt, dx, dy, boundary, scheme, gate, y_first, act, shared_product, start_from_h, source};
   check(c);
   pack(c);
   const EvolveBackwardResults r = evolve_backward(std::move(c));

@@ -144,7 +144,15 @@ void finish(const Tensor& result, const Tensor& written) {
   if (result.dim() == 4 && needs_transpose(result)) copy_map(result, written);
 }
 
+// `dispatch.py` lists the schemes by operator; a direct call of an operator with another is refused here.
+void only_du_fort_frankel(const char* name, int64_t scheme) {
+  if (static_cast<Scheme>(scheme) != Scheme::du_fort_frankel)
+    throw std::runtime_error(std::string("globalcnn::") + name +
+                             ": the native kernels compute the scheme 0 (du_fort_frankel) alone");
+}
+
 SolveResults solve(SolveCall c) {
+  only_du_fort_frankel("solve", c.scheme);
   const SolveResults r = results(c);
   SolveArgs a = arguments(c);
   bind(a, r);
@@ -153,6 +161,7 @@ SolveResults solve(SolveCall c) {
 }
 
 SolveBackwardResults solve_backward(SolveBackwardCall c) {
+  only_du_fort_frankel("solve_backward", c.scheme);
   const SolveBackwardResults r = results(c);
   SolveBackwardArgs a = arguments(c);
   bind(a, r);
@@ -161,6 +170,7 @@ SolveBackwardResults solve_backward(SolveBackwardCall c) {
 }
 
 LayerResults layer(LayerCall c) {
+  only_du_fort_frankel("layer", c.scheme);
   const LayerResults r = results(c);
   LayerArgs a = arguments(c);
   bind(a, r);
@@ -177,6 +187,7 @@ void zero_if_empty(const Tensor& map, std::initializer_list<Tensor> results) {
 }
 
 EvolveResults evolve(EvolveCall c) {
+  only_du_fort_frankel("evolve", c.scheme);
   const EvolveResults r = results(c);
   zero_if_empty(c.h, {r.mean, r.var});
   c.h = planar(c.h), c.f = planar(c.f);
@@ -189,6 +200,7 @@ EvolveResults evolve(EvolveCall c) {
 }
 
 EvolveBackwardResults evolve_backward(EvolveBackwardCall c) {
+  only_du_fort_frankel("evolve_backward", c.scheme);
   const EvolveBackwardResults r = results(c);
   zero_if_empty(c.h, {r.g_weight, r.g_gamma, r.g_beta});
   c.grad = planar(c.grad), c.h = planar(c.h), c.f = planar(c.f);
