@@ -24,6 +24,9 @@ class Case:
     boundary: str = "periodic"
     act: str = "silu"
     spacing: tuple[int, int] = (1, 1)
+    scheme: str = "du_fort_frankel"
+    gate: str = "transport"
+    y_first: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -60,7 +63,9 @@ def arguments(
         "dx": case.spacing[0],
         "dy": case.spacing[1],
         "boundary": spec.BOUNDARY.names.index(case.boundary),
-        "scheme": 0,
+        "scheme": spec.SCHEME.names.index(case.scheme),
+        "gate": spec.GATE.names.index(case.gate),
+        "y_first": case.y_first,
         "act": spec.ACTIVATIONS.index(case.act),
         "eps": 0.1,
         "shared_product": case.shared_product,

@@ -105,7 +105,7 @@ def layer_arguments(shape, dtype, pick, *, boundary, act, steps=1, product=None)
     flags = [pick.random() < 0.5 for _ in range(5)]
     if product is not None:
         flags[0] = product
-    numbers = (*diffusion, steps, 0.2, *spacing, spec.BOUNDARIES.index(boundary), 0)
+    numbers = (*diffusion, steps, 0.2, *spacing, spec.BOUNDARIES.index(boundary), 0, 0, False)
     return (h, f, weight, bias, scale, shift, *numbers, act, *flags)
 
 

@@ -77,7 +77,7 @@ def test_the_solve(compiled):
 
 def test_constant_diffusion_in_double_precision_with_channels_last(compiled):
     grad, h, h_old, f, u, v, *_ = state((2, 6, 9, 5), torch.float64, torch.channels_last)
-    plain = (None, None, 0.5, 1.0, 2, 0.2, 3, 1, 0, 0)
+    plain = (None, None, 0.5, 1.0, 2, 0.2, 3, 1, 0, 0, 0, False)
     backend.solve(h, h_old, None, u, v, *plain)
     backend.solve_backward(grad, h, h_old, f, u, v, *plain)
     assert names(compiled) == ["solve_planes", "step", "backward_step", "backward_step"]
@@ -96,6 +96,6 @@ def test_the_layer(compiled, shape, fields, k, act, product, kernels):
     h, f, *_ = state(shape, torch.float16)
     C = shape[1]
     weight, bias, scale, shift = (torch.empty(s) for s in ((fields, C, k, k), (fields, C), C, C))
-    numbers = (0.5, 1.0, 1, 0.2, 1, 1, 0, 0)
+    numbers = (0.5, 1.0, 1, 0.2, 1, 1, 0, 0, 0, False)
     backend.layer(h, f, weight, bias, scale, shift, *numbers, act, product, False, False, True, True)
     assert names(compiled) == kernels

@@ -259,8 +259,8 @@ def check_diffusivity(pde: PDE, diffusivity: tuple[float, float] | None) -> None
     """Raise `UserError` for a constant diffusion with a scheme that predicts all its gates."""
     if diffusivity is not None and takes_logits(pde):
         raise UserError(
-            f"GlobalLayer: diffusivity={diffusivity} is constant, but {pde.scheme!r} predicts the gates of all "
-            'sweeps; take diffusivity=None, or GatedSweeps(gate="transport")'
+            f"GlobalLayer: diffusivity={diffusivity} is constant, but {pde.scheme!r} predicts the gates of "
+            'all sweeps; take diffusivity=None, or GatedSweeps(gate="transport")'
         )
 
 

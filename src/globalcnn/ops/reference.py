@@ -120,7 +120,8 @@ def _swept_around(rows: list[Tensor], g: list[Tensor], axis: int, offset: int) -
     out = []
     for i in range(n):
         # weight of row j in out[i]: (1 - g[j]) times the gates between, over 1 - (gates all around)
-        total, weights, along, j = torch.zeros_like(rows[i]), torch.zeros_like(rows[i]), 1.0, i
+        total, weights, along = torch.zeros_like(rows[i]), torch.zeros_like(rows[i]), torch.ones_like(rows[i])
+        j = i
         while True:
             open_ = torch.clamp(g[j], max=1 - torch.finfo(g[j].dtype).eps)
             total = total + along * (1 - open_) * rows[j]

@@ -37,7 +37,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final, get_args
 
 import torch
 import torch.nn.functional as F
@@ -208,7 +208,8 @@ def _check_first(scheme: str, first: object) -> None:
         raise unknown_name(f"{scheme}: axis first=", str(first), ["x", "y"])
 
 
-GATES = ("transport", "sigmoid", "rational")
+Gate = Literal["transport", "sigmoid", "rational"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 @final
@@ -217,14 +218,14 @@ class GatedSweeps(Scheme):
     """Implicit upwind steps, split by direction: in one step each output depends on the whole map.
 
     A step sweeps forward and backward along one axis, then along the other:
-    `d_i = x_i + g_i (d_{i-s} - x_i)`, then `h_i = d_i + b_i (h_{i+s} - d_i)`, from x = h + dt f. Every output is
-    a convex combination of the x: no limit on dt, no growth. First order in time and space.
+    `d_i = x_i + g_i (d_{i-s} - x_i)`, then `h_i = d_i + b_i (h_{i+s} - d_i)`, from x = h + dt f. Every output
+    is a convex combination of the x: no limit on dt, no growth. First order in time and space.
 
     gate: "transport" takes g = a / (1 + a) from the transport numbers `a = D dt/dx^2 + max(u, 0) dt/dx`
     (backward max(-u, 0)): each sweep is then a backward-Euler step of upwind transport, and with u = 0 and
     constant D the two of an axis are an exactly implicit step of diffusion with number `a (1 + a)`.
-    "sigmoid" and "rational" predict the gates: u, Dx are the logits of the forward and backward sweep along x,
-    v, Dy along y, through the logistic function or `(1 + z / (1 + |z|)) / 2`.
+    "sigmoid" and "rational" predict the gates: u, Dx are the logits of the forward and backward sweep along
+    x, v, Dy along y, through the logistic function or `(1 + z / (1 + |z|)) / 2`.
     first: the axis that is swept first, "x" (dim 2) or "y" (dim 3).
 
     The boundary is Neumann by default: a chain starts with gate 0, as nothing flows in. A sum over the map is
@@ -236,7 +237,7 @@ class GatedSweeps(Scheme):
     GatedSweeps(gate='transport', first='y')
     """
 
-    gate: Literal["transport", "sigmoid", "rational"] = "transport"
+    gate: Gate = "transport"
     first: Literal["x", "y"] = "x"
 
     name = "gated-sweeps"

@@ -87,7 +87,7 @@ def scheme_numbers(scheme: Scheme) -> tuple[int, int, bool] | None:
 def scheme_of(pde: Pde) -> Scheme:
     """The scheme that `scheme_numbers` numbered."""
     if SCHEMES[pde.scheme] is GatedSweeps:
-        return GatedSweeps(GATES[pde.gate], "y" if pde.y_first else "x")
+        return GatedSweeps(GATES[pde.gate], first="y" if pde.y_first else "x")
     return SCHEMES[pde.scheme]()
 
 

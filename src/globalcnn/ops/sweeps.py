@@ -143,8 +143,8 @@ def _around(x: Tensor, g: Tensor, axis: int, chains: int, reverse: bool) -> Tens
     last = 0 if reverse else n - chains
     if _wants_a_graph():
         B, G = _composed(x, g, axis, chains, reverse)
-        ones, _ = _composed(torch.ones_like(x), g, axis, chains, reverse)
-        before = B.narrow(axis, last, chains) / ones.narrow(axis, last, chains)
+        total, _ = _composed(torch.ones_like(x), g, axis, chains, reverse)
+        before = B.narrow(axis, last, chains) / total.narrow(axis, last, chains)
         if chains > 1:
             before = torch.cat([before] * (n // chains), axis)
         return B + G * before

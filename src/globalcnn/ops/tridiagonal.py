@@ -34,7 +34,8 @@ def tridiagonal(
 
 def _thomas(x: Blocks, minus: Blocks, plus: Blocks, axis: int) -> Blocks:
     """Chains block by block; outside of them is 0, the last block may be cut off by the edge."""
-    right, shares = [], []  # h_k = right_k + shares_k h_{k+1}
+    right: Blocks = []
+    shares: Blocks = []  # h_k = right_k + shares_k h_{k+1}
     for k in range(len(x)):
         diagonal = 1 + minus[k] + plus[k]
         total = x[k]
