@@ -7,7 +7,7 @@
 from . import _torchvision
 from .errors import UserError
 from .nn import GlobalLayer
-from .ops import PDE, Boundary, DuFortFrankel, GatedSweeps, TridiagonalImplicit, solve
+from .ops import PDE, Boundary, DuFortFrankel, GatedSweeps, solve
 
 try:
     _torchvision.check()
@@ -27,7 +27,6 @@ __all__ = [
     "DuFortFrankel",
     "GatedSweeps",
     "GlobalLayer",
-    "TridiagonalImplicit",
     "UserError",
     "create_model",
     "list_models",

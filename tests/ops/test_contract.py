@@ -75,7 +75,7 @@ def test_hundreds_of_wrong_argument_lists_are_errors(which):
         ("solve", {"dy": 2**62}, "dy is 4611686018427387904; it must be from 1 to 256"),
         ("solve", {"steps": 10**9}, "steps is 1000000000; it must be from 0 to 10000"),
         ("solve", {"boundary": 3}, "boundary is 3; it must be one of 0 (periodic)"),
-        ("solve", {"scheme": 1}, "scheme is 1; it must be one of 0 (du_fort_frankel)"),
+        ("solve", {"scheme": 2}, "scheme is 2; it must be one of 0 (du_fort_frankel), 1 (gated_sweeps)"),
         ("solve", {"Dy": None}, "Dy is None; it must be a tensor where Dx is one, or Dx None too"),
         ("solve", {"dt": float("nan")}, "dt is nan; it must be finite and > 0"),
         ("solve", {"u": torch.ones(2, 2, 3, 4, dtype=torch.float64)}, "u is of "),
