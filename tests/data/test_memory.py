@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,41 @@ def test_sources_hold_no_file_open(arrays: Callable[..., dict], npz: Callable[..
     source = load_data(name)
     Path(name.removeprefix("npz:")).unlink()
     assert len(list(source.loader("train", 9))) == 3
+
+
+def by_row(loader: Loader, epoch: int) -> dict[int, Tensor]:
+    """Each image of an epoch under its row."""
+    loader.set_epoch(epoch)
+    return {row: x for images, _ in loader for row, x in zip(loader.rows.tolist(), images, strict=True)}
+
+
+def test_fixed_views_are_the_first_epochs_and_every_image_shows_each(source: DataSource) -> None:
+    everything = Augmentation(crop_padding=2, flip=True, cutout=4, rand_augment="rand-m9", random_erasing=0.5)
+    views, count = 3, source.size("train")
+    fixed = source.loader("train", 8, augmentation=replace(everything, fixed_views=views), seed=1)
+    moving = source.loader("train", 8, augmentation=everything, seed=1, shuffle=False)
+    seen = [by_row(fixed, epoch) for epoch in range(2 * views)]
+    assert {row for epoch in seen[:views] for row in epoch} == set(range(views * count))
+    assert [set(s) for s in seen[:views]] == [set(s) for s in seen[views:]]
+    assert len({row // count for row in seen[0]}) > 1, "an epoch mixes the views"
+    for view in range(views):
+        expected = torch.cat([images for images, _ in batches(moving, view)])
+        for row, image in (pair for epoch in seen for pair in epoch.items()):
+            if row // count == view:
+                assert torch.equal(image, expected[row % count])
+    assert moving.rows is None
+
+
+def test_the_checksum_sees_pixels_labels_order_and_constants(
+    arrays: Callable[..., dict], npz: Callable[..., str]
+) -> None:
+    def of(seed: int = 0, **changed: object) -> str:
+        return load_data(npz(**{**arrays(), **changed}), validation=0.2, seed=seed).checksum("train")
+
+    pixels, labels = arrays()["x_train"].copy(), arrays()["y_train"].copy()
+    pixels[0, 0, 0, 0] ^= 1
+    pixels[-1, 0, 0, 0] ^= 1
+    assert of() == of()
+    assert len({of(), of(seed=1), of(x_train=pixels), of(y_train=labels[::-1].copy())}) == 4
+    source = load_data(npz(**arrays()), validation=0.2)
+    assert source.with_constants([0.5] * 3, [0.5] * 3).checksum("train") != source.checksum("train")

@@ -178,3 +178,8 @@ def test_validation_that_holds_out_nothing(root: Path) -> None:
     with pytest.raises(UserError, match=r"validation=0.01 of 20 training images in 2 classes holds out none"):
         load_data(f"folder:{root}", validation=0.01)
     assert load_data(f"folder:{root}", validation=0).size("val") == 0
+
+
+def test_views_of_files_are_not_fixed(source: DataSource) -> None:
+    with pytest.raises(UserError, match="fixed_views=2 needs images that are held in memory"):
+        source.loader("train", 4, augmentation=Augmentation(fixed_views=2))

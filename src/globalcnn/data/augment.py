@@ -29,6 +29,9 @@ class Augmentation:
         on one picture at a time on the CPU, which is slow for images that live on a GPU.
     random_erasing: the share of images in which a rectangle becomes noise after normalisation (Zhong et al.
         2020, with timm's sizes).
+    fixed_views: 0 for new random numbers every epoch. With n each image has n augmented versions, view v with
+        the random numbers of epoch v, and every epoch shows another of them, so that what a teacher says of
+        them can be computed once. Only for images held in memory.
 
     Raises `UserError` for negative or fractional numbers and for a RandAugment that timm does not know.
 
@@ -41,9 +44,10 @@ class Augmentation:
     cutout: int = 0
     rand_augment: str = ""
     random_erasing: float = 0.0
+    fixed_views: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
+        for name in ("crop_padding", "cutout", "fixed_views"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=0))
         if not isinstance(self.flip, bool):
             raise UserTypeError(f"flip={self.flip!r} must be True or False")
@@ -56,12 +60,21 @@ class Augmentation:
             )
 
 
-def check_augmentation(augmentation: Augmentation | None, image_size: tuple[int, int]) -> None:
-    """Raise `UserError` if the augmentation could remove a whole image of `image_size` (height, width)."""
+def check_augmentation(
+    augmentation: Augmentation | None, image_size: tuple[int, int], *, in_memory: bool = False
+) -> None:
+    """Raise `UserError` if the augmentation could remove a whole image of `image_size` (height, width), or
+    fixes views of images that are not held in memory.
+    """
     if augmentation is None:
         return
     if not isinstance(augmentation, Augmentation):
         raise UserTypeError(f"augmentation={augmentation!r} must be an Augmentation or None")
+    if augmentation.fixed_views and not in_memory:
+        raise UserError(
+            f"fixed_views={augmentation.fixed_views} needs images that are held in memory, and these are read "
+            "from files: take fixed_views=0"
+        )
     side = min(image_size)
     for name, value, most in (
         ("crop_padding", augmentation.crop_padding, side - 1),
@@ -121,6 +134,17 @@ def draw(
         column=integers(width, "cutout column"),
         erased=shares("erased") < augmentation.random_erasing,
     )
+
+
+def view_of_epoch(count: int, *, views: int, seed: int, epoch: int) -> Tensor:
+    """Which of `views` fixed views each of `count` images shows in an epoch, int64 (count,).
+
+    Any `views` epochs in succession show each view of an image once; where it begins is drawn for each image.
+
+    >>> [view_of_epoch(1, views=2, seed=0, epoch=e).item() for e in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
+    True
+    """
+    return (torch.randint(views, (count,), generator=derived_generator(seed, "view")) + epoch) % views
 
 
 def random_crop(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:

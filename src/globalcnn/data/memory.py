@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import final
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .arrays import Part, Parts, channel_statistics, resized
-from .augment import Augmentation, Draws, check_augmentation, cutout, draw, random_crop, random_flip
+from .augment import Augmentation, Draws, check_augmentation, cutout, draw, random_crop, random_flip, view_of_epoch
 from .checks import checked_device, whole_number
 from .order import Order
 from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images, constants_of
@@ -59,7 +60,7 @@ class TensorSource(DataSource):
     ) -> TensorLoader:
         check_split_has_images(self, split)
         mean, std = constants_of(self)
-        check_augmentation(augmentation, self.image_size)
+        check_augmentation(augmentation, self.image_size, in_memory=True)
         if augmentation is not None and augmentation.rand_augment and self.in_chans not in (1, 3):
             raise UserError(
                 f"rand_augment={augmentation.rand_augment!r} needs images of 1 or 3 channels, and "
@@ -87,6 +88,17 @@ class TensorSource(DataSource):
             std=std,
             channels_last=channels_last,
         )
+
+    def checksum(self, split: str) -> str:
+        """sha256 over pixels, labels and order of a split's images, and the constants they are divided by."""
+        check_split_has_images(self, split)
+        pool, members = self.members[split]
+        part = self.pools[pool]
+        digest = hashlib.sha256(repr((tuple(part.images.shape[1:]), self.mean, self.std)).encode())
+        for chunk in torch.split(members, 4096):
+            digest.update(part.images[chunk].contiguous().numpy().data)
+            digest.update(part.labels[chunk].contiguous().numpy().data)
+        return digest.hexdigest()
 
     def _on(self, device: torch.device, pool: str) -> Part:
         if (pool, device) not in self.resident:
@@ -165,6 +177,7 @@ class TensorLoader(Loader):
         )
         self._normalise = Normalisation(mean, std, device=part.images.device, channels_last=channels_last)
         self._epoch = 0
+        self._rows: Tensor | None = None
 
     @property
     def images(self) -> int:
@@ -174,6 +187,10 @@ class TensorLoader(Loader):
     def damaged(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def rows(self) -> Tensor | None:
+        return self._rows
+
     def set_epoch(self, epoch: int) -> None:
         self._epoch = whole_number("epoch", epoch, least=0)
 
@@ -182,12 +199,12 @@ class TensorLoader(Loader):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self._part.images.device
-        seed, epoch, augmentation = self._order.seed, self._epoch, self._augmentation
-        positions = self._order.positions(epoch)
+        seed, augmentation, count = self._order.seed, self._augmentation, self._order.count
+        positions = self._order.positions(self._epoch)
         members = self._members[positions].to(device)
-        size = _size(self._part.images)
-        draws = draw(augmentation, self._order.count, image_size=size, seed=seed, epoch=epoch)
-        draws = draws[positions].to(device)
+        epochs, draws = self._draws()  # of each image of the split
+        rows = (epochs * count + torch.arange(count))[positions] if augmentation.fixed_views else None
+        epochs, draws = epochs[positions], draws[positions].to(device)
         for start in range(0, len(positions), self._order.batch_size):
             batch = slice(start, start + self._order.batch_size)
             chosen, here = members[batch], draws[batch]
@@ -195,10 +212,26 @@ class TensorLoader(Loader):
             if augmentation.crop_padding:
                 images = random_crop(images, augmentation.crop_padding, here.top, here.left)
             if self._rand_augment is not None:
-                seeds = image_seeds(seed, epoch, positions[batch], "rand augment")
+                seeds = image_seeds(seed, epochs[batch], positions[batch], "rand augment")
                 images = rand_augmented(images, self._rand_augment, seeds)
-            seeds = image_seeds(seed, epoch, positions[batch], "erasing")
+            seeds = image_seeds(seed, epochs[batch], positions[batch], "erasing")
+            self._rows = None if rows is None else rows[batch]
             yield finished(images, augmentation, here, self._normalise, seeds), self._part.labels[chosen]
+
+    def _draws(self) -> tuple[Tensor, Draws]:
+        """The epoch whose random numbers each image has, int64 (count,), and these numbers."""
+        count, seed, views = self._order.count, self._order.seed, self._augmentation.fixed_views
+        size = _size(self._part.images)
+
+        def drawn(epoch: int) -> Draws:
+            return draw(self._augmentation, count, image_size=size, seed=seed, epoch=epoch)
+
+        if not views:
+            return torch.full((count,), self._epoch), drawn(self._epoch)
+        view = view_of_epoch(count, views=views, seed=seed, epoch=self._epoch)
+        each, images = [drawn(v) for v in range(views)], torch.arange(count)
+        chosen = [torch.stack([getattr(d, f.name) for d in each])[view, images] for f in fields(Draws)]
+        return view, Draws(*chosen)
 
 
 def finished(

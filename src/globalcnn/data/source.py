@@ -37,6 +37,13 @@ class Loader(ABC):
     def damaged(self) -> tuple[str, ...]:
         """A message for each image skipped so far; empty unless the loader was made with `skip_damaged`."""
 
+    @property
+    def rows(self) -> Tensor | None:
+        """Of the batch that was yielded last, which fixed view of which image each row shows, int64 (B,):
+        view * images of the split + position in the split; None without fixed views (`Augmentation`).
+        """
+        return None
+
     @abstractmethod
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (0, 1, ...) whose order and augmentation the next iteration has."""

@@ -120,6 +120,7 @@ def randomly_erased(images: Tensor, which: Tensor, seeds: Iterable[int]) -> Tens
     return images
 
 
-def image_seeds(seed: int, epoch: int, positions: Tensor, purpose: str) -> list[int]:
-    """A seed for each image at `positions` of its split, for one purpose."""
-    return [derived_seed(seed, epoch, position, purpose) for position in positions.tolist()]
+def image_seeds(seed: int, epoch: int | Tensor, positions: Tensor, purpose: str) -> list[int]:
+    """A seed for each image at `positions` of its split, for one purpose; epoch: one for all, or of each."""
+    epochs = epoch.tolist() if isinstance(epoch, Tensor) else [epoch] * len(positions)
+    return [derived_seed(seed, e, p, purpose) for e, p in zip(epochs, positions.tolist(), strict=True)]
