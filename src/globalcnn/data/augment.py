@@ -72,8 +72,8 @@ def check_augmentation(
         raise UserTypeError(f"augmentation={augmentation!r} must be an Augmentation or None")
     if augmentation.fixed_views and not in_memory:
         raise UserError(
-            f"fixed_views={augmentation.fixed_views} needs images that are held in memory, and these are read "
-            "from files: take fixed_views=0"
+            f"fixed_views={augmentation.fixed_views} needs images that are held in memory, and these are "
+            "read from files: take fixed_views=0"
         )
     side = min(image_size)
     for name, value, most in (

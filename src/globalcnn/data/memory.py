@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ..errors import UserError
 from .arrays import Part, Parts, channel_statistics, resized
-from .augment import Augmentation, Draws, check_augmentation, cutout, draw, random_crop, random_flip, view_of_epoch
+from .augment import (
+    Augmentation,
+    Draws,
+    check_augmentation,
+    cutout,
+    draw,
+    random_crop,
+    random_flip,
+    view_of_epoch,
+)
 from .checks import checked_device, whole_number
 from .order import Order
 from .source import SPLITS, DataSource, Loader, check_split, check_split_has_images, constants_of

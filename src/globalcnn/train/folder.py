@@ -22,15 +22,16 @@ from .loop import Trainer
 from .recipe import Recipe
 from .state import check_state, load_state, save_state
 
-RUN, METRICS, STATE, LAST, BEST, SUMMARY = (
+RUN, METRICS, STATE, LAST, BEST, SUMMARY, TEACHER = (
     "run.json",
     "metrics.jsonl",
     "state.pt",
     "last.safetensors",
     "best.safetensors",
     "summary.json",
+    "teacher.safetensors",  # logits that an objective keeps
 )
-OURS = (RUN, METRICS, STATE, LAST, BEST, SUMMARY, "log.txt", "curves.png", "tensorboard")
+OURS = (RUN, METRICS, STATE, LAST, BEST, SUMMARY, TEACHER, "log.txt", "curves.png", "tensorboard")
 SAME_RUN = ("model", "init", "data", "recipe", "objective", "seed", "processes")
 
 

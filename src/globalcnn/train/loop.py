@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..errors import UserError
 from ..nn.implicit import ImplicitLayer
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, NotFinite, evaluation, tally
-from .objectives import Objective, Outcome, WithObjective
+from .objectives import Objective, Outcome, Place, Training, WithObjective
 from .progress import EpochResult, Progress
 from .recipe import Recipe
 from .schedule import Schedule
@@ -47,6 +48,19 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.accelerator, self.seed = recipe, data, accelerator, seed
         self.num_classes, self.objective = num_classes, objective
+        if objective.fixed_views and (recipe.mixup or recipe.cutmix):
+            raise UserError(
+                f"the objective is computed on fixed views of the images, and the recipe mixes them in pairs "
+                f"(mixup={recipe.mixup}, cutmix={recipe.cutmix}): take neither, or a live teacher (views=0)"
+            )
+        self.augmentation = Augmentation(
+            crop_padding=recipe.crop_padding,
+            flip=recipe.flip,
+            cutout=recipe.cutout,
+            rand_augment=recipe.rand_augment,
+            random_erasing=recipe.random_erasing,
+            fixed_views=objective.fixed_views,
+        )
         self.train_loader = self._loader("train")
         self.validation_loader = self._loader("val") if data.size("val") else None
         self.model = model.to(accelerator.device)
@@ -68,17 +82,10 @@ class Trainer:
 
     def _loader(self, split: str) -> Loader:
         r, training = self.recipe, split == "train"
-        augmentation = Augmentation(
-            crop_padding=r.crop_padding,
-            flip=r.flip,
-            cutout=r.cutout,
-            rand_augment=r.rand_augment,
-            random_erasing=r.random_erasing,
-        )
         return self.data.loader(
             split,
             r.batch_size if training else max(r.batch_size, 256),
-            augmentation=augmentation if training else None,
+            augmentation=self.augmentation if training else None,
             drop_last=training and bool(r.mixup or r.cutmix),
             seed=self.seed,
             device=self.accelerator.device,
@@ -91,6 +98,18 @@ class Trainer:
     def weights(self) -> dict[str, Tensor]:
         """The weights to keep: averaged ones where the recipe averages."""
         return (self.ema.module if self.ema is not None else self.model).state_dict()
+
+    def prepare(self, folder: Path | None) -> None:
+        """Let the objective prepare itself: the first process alone, which may write, then the others."""
+        first = self.accelerator.is_main_process
+        training = Training(
+            self.data, self.augmentation, self.seed, self.accelerator.device, folder, writes=first
+        )
+        if first:
+            self.objective.prepare(training)
+        self.accelerator.wait_for_everyone()
+        if not first:
+            self.objective.prepare(training)
 
     def run_epoch(self, on_step: Callable[[Progress], None] | None = None) -> EpochResult:
         """Train for one more epoch, then evaluate on the held-out images."""
@@ -138,16 +157,19 @@ class Trainer:
         done = self.epoch * steps
         self.wrapped.train()
         totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
+        judged = self.mixup is None  # targets of mixed images are not right or wrong
         figures: dict[str, float] = {}
         for i, (images, labels) in enumerate(self.train_loader):
             self.schedule.step_update(done + i)
             targets = labels
             if self.mixup is not None:
                 images, targets = self.mixup(images, labels)
+            self.objective.begin_step(Place(self.epoch + i / steps, self.train_loader.rows))
             loss, outcome = self._step(images, targets, i)
             if self.ema is not None:
                 self.ema.update(self.model, step=done + i + 1)
-            correct = (outcome.logits.argmax(dim=1) == labels).sum().item()
+            judged = judged and outcome.logits is not None
+            correct = 0 if outcome.logits is None else (outcome.logits.argmax(dim=1) == labels).sum().item()
             totals += torch.tensor([loss * len(labels), correct, len(labels)], dtype=torch.float64)
             for name, value in outcome.figures.items():
                 figures[name] = figures.get(name, 0.0) + float(value) * len(labels)
@@ -157,7 +179,7 @@ class Trainer:
                 on_step(Progress(self.epoch + 1, self.recipe.epochs, i + 1, steps, mean, speed))
         images_here = totals[2].item()
         totals = self.accelerator.reduce(totals.to(self.accelerator.device, _wide(self.accelerator.device)))
-        accuracy = None if self.mixup is not None else (totals[1] / totals[2]).item()
+        accuracy = (totals[1] / totals[2]).item() if judged else None
         means = {name: value / images_here for name, value in figures.items()}  # of the first process
         return (totals[0] / totals[2]).item(), accuracy, means
 
@@ -180,7 +202,8 @@ class Trainer:
             self._evaluations[0] += max(m.evaluations for m in self._implicit)
             self._evaluations[1] += max(m.backward_evaluations for m in self._implicit)
         figures = {name: scalar.detach() for name, scalar in outcome.figures.items()}
-        return value, Outcome(outcome.loss.detach(), outcome.logits.detach(), figures)
+        logits = None if outcome.logits is None else outcome.logits.detach()
+        return value, Outcome(outcome.loss.detach(), logits, figures)
 
     def _outcome(self, images: Tensor, targets: Tensor) -> Outcome:
         try:

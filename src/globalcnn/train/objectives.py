@@ -1,19 +1,22 @@
 """Objectives: what a training minimises, as functions of network, images and targets.
 
-The loop uses only the interface `Objective`. Cross entropy and auxiliary heads are here; distillation and the
-matching of features fit the same interface: a teacher is an attribute, a projection is a module of `setup`.
+The loop uses only the interface `Objective`. Cross entropy and auxiliary heads are here, distillation in
+`objectives_distill.py`, the matching of features in `objectives_features.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data import Augmentation, DataSource
 from ..errors import UserError, UserTypeError
 from .recipe import Recipe
 
@@ -23,13 +26,41 @@ AUXILIARY_WEIGHT = 0.4  # published with DARTS
 class Outcome(NamedTuple):
     """The result of an objective for one batch.
 
-    loss: a scalar to differentiate; logits: (N, classes) of the network itself, for the running accuracy;
-    figures: further scalars by name, whose means over an epoch are reported.
+    loss: a scalar to differentiate; logits: (N, classes) of the network itself, for the running accuracy, or
+    None if the objective does not compute them; figures: further scalars by name, whose means over an epoch
+    are reported.
     """
 
     loss: Tensor
-    logits: Tensor
+    logits: Tensor | None
     figures: Mapping[str, Tensor]
+
+
+class Place(NamedTuple):
+    """Where a training is before a step.
+
+    epochs: how many have passed, with the share of the present one; rows: which fixed view of which image
+    each row of the batch shows, as `Loader.rows`.
+    """
+
+    epochs: float
+    rows: Tensor | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What an objective may prepare itself from before the first step.
+
+    seed: of order and augmentation; folder: the run folder, None without one; writes: whether this process
+    is the one that writes there.
+    """
+
+    data: DataSource
+    augmentation: Augmentation
+    seed: int
+    device: torch.device
+    folder: Path | None
+    writes: bool
 
 
 class Objective(ABC):
@@ -37,7 +68,12 @@ class Objective(ABC):
 
     Called once per step, inside autocast if the recipe has mixed precision, and inside the wrapper of several
     processes, so that gradients of `model` and of its own modules are synchronised.
+
+    fixed_views: how many fixed augmented views of each training image it is computed on; 0 (default) for new
+    random numbers every epoch. See `globalcnn.data.Augmentation`.
     """
+
+    fixed_views: int = 0
 
     def setup(self, model: nn.Module, *, device: torch.device) -> nn.Module | None:
         """Called once before the first step, with the network on its device.
@@ -46,6 +82,16 @@ class Objective(ABC):
         optimised and kept in the training state, not among the network's weights.
         """
         return None
+
+    def prepare(self, training: Training) -> None:
+        """Called once per process, on the first one before the others, after `load_state` and before the
+        first step, unless no epoch is left to train.
+        """
+        return
+
+    def begin_step(self, place: Place) -> None:
+        """Called before each step."""
+        return
 
     @abstractmethod
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Outcome:
@@ -84,13 +130,7 @@ class CrossEntropy(Objective):
         self.label_smoothing = _share("label_smoothing", label_smoothing)
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Outcome:
-        logits = model(images)
-        if not isinstance(logits, Tensor):
-            raise UserError(
-                f"in training mode the network returns {type(logits).__name__}, not logits alone: build it "
-                "without auxiliary outputs (torchvision's: aux_logits=False), or write an Objective that "
-                "takes them"
-            )
+        logits = only_logits(model(images))
         return Outcome(self.loss(logits, targets), logits, {})
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -137,6 +177,17 @@ class WithAuxiliaryHeads(Objective):
             "weight": self.weight,
             "label_smoothing": self._main.label_smoothing,
         }
+
+
+def only_logits(output: object) -> Tensor:
+    """What a network returned in training mode, if it is a tensor; else a `UserError`."""
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"in training mode the network returns {type(output).__name__}, not logits alone: build it "
+            "without auxiliary outputs (torchvision's: aux_logits=False), or write an Objective that "
+            "takes them"
+        )
+    return output
 
 
 def default_objective(model: nn.Module, recipe: Recipe) -> Objective:

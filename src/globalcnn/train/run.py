@@ -163,6 +163,8 @@ def _run(trainer: Trainer, card: Card, folder: RunFolder, reporter: Reporter | N
     speaker.started(folder.about, trainer.epoch)
     if trainer.epoch == 0:
         folder.save(trainer, card, history, best=False)
+    if trainer.epoch < trainer.recipe.epochs:
+        trainer.prepare(folder.path)
     best_weights, best_epoch = folder.best(history)
     while trainer.epoch < trainer.recipe.epochs:
         result = trainer.run_epoch(speaker.stepped)
