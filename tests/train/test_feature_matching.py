@@ -24,7 +24,7 @@ def original() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 1), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
-STAGES = (StagePair("1.1", "1.1", "1.2"), StagePair("2.1", "2.1", "2.2"))
+STAGES = (StagePair("1.1", "1.1", ("1.2",)), StagePair("2.1", "2.1", ("2.2",)))
 
 
 def condensed(model: nn.Module) -> nn.Module:
@@ -89,11 +89,36 @@ def test_stages_learn_in_a_training_and_nothing_else_changes(stripes, tmp_path) 
     assert changed == {n for n in before if n.startswith(("1.1.", "2.1."))}
 
 
+class Adds(nn.Module):
+    """The network adds what its blocks return to their inputs."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(block(4) for _ in range(blocks))
+
+    def forward(self, x):
+        for one in self.blocks:
+            x = x + one(x)
+        return x.mean(dim=(2, 3))
+
+
+def test_blocks_that_the_network_adds_are_matched_by_their_sum() -> None:
+    model, student = Adds(3).eval(), Adds(2).eval()
+    goal = StagewiseMatching(Teacher(model), [StagePair("blocks.1", "blocks.1", ("blocks.1", "blocks.2"))])
+    images = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        x = images + model.blocks[0](images)
+        y = x + model.blocks[1](x)
+        wanted = y + model.blocks[2](y) - x
+        expected = normalised_error(student.blocks[1](x), wanted)
+    torch.testing.assert_close(goal.errors(student, images)["blocks.1"].detach(), expected)
+
+
 def test_wrong_stages_are_refused() -> None:
     model = original()
     with pytest.raises(UserError, match=r"unknown module of the original '1.9'"):
-        StagewiseMatching(Teacher(model), [StagePair("1.1", "1.9", "1.2")])
-    goal = StagewiseMatching(Teacher(model), [StagePair("1.5", "1.1", "1.2")])
+        StagewiseMatching(Teacher(model), [StagePair("1.1", "1.9", ("1.2",))])
+    goal = StagewiseMatching(Teacher(model), [StagePair("1.5", "1.1", ("1.2",))])
     with pytest.raises(UserError, match=r"unknown module of the condensed network '1.5'"):
         goal.setup(condensed(model), device=torch.device("cpu"))
     with pytest.raises(UserError, match="stages is empty"):

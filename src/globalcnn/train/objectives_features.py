@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError, unknown_name
 from ..graph import ShapeTrace, trace_shapes
@@ -38,13 +39,14 @@ def normalised_error(found: Tensor, wanted: Tensor) -> Tensor:
 class StagePair:
     """A new stage, and what it takes the place of.
 
-    new: name of the stage in the condensed network; first, last: names in the original of the modules whose
-    input it gets and whose output it is to give.
+    new: name of the stage in the condensed network; first: name in the original of the module whose input it
+    gets; outputs: names in the original of the modules whose outputs, summed, it is to give. It is one name,
+    but for blocks whose outputs the network adds to their inputs.
     """
 
     new: str
     first: str
-    last: str
+    outputs: tuple[str, ...]
 
 
 @final
@@ -61,7 +63,7 @@ class StagewiseMatching(Objective):
         if not stages:
             raise UserError("stages is empty: there is nothing to match")
         self.original, self.stages = original, tuple(stages)
-        for name in (n for s in self.stages for n in (s.first, s.last)):
+        for name in (n for s in self.stages for n in (s.first, *s.outputs)):
             submodule(original.model, name, "the original")
 
     def setup(self, model: nn.Module, *, device: torch.device) -> nn.Module | None:
@@ -76,13 +78,16 @@ class StagewiseMatching(Objective):
 
     def errors(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """The normalised squared error of each stage on a batch, by its name."""
-        names = {s.first for s in self.stages}, {s.last for s in self.stages}
-        with captured(self.original.model, inputs=names[0], outputs=names[1]) as (entering, leaving):
+        inputs = {s.first for s in self.stages}
+        outputs = {name for s in self.stages for name in s.outputs}
+        with captured(self.original.model, inputs=inputs, outputs=outputs) as (entering, leaving):
             self.original(images)
-        return {
-            s.new: normalised_error(model.get_submodule(s.new)(entering[s.first]), leaving[s.last])
-            for s in self.stages
-        }
+        errors = {}
+        for s in self.stages:
+            wanted = torch.stack([leaving[name] for name in s.outputs]).sum(dim=0)
+            found = only_tensor(model.get_submodule(s.new)(entering[s.first]))
+            errors[s.new] = normalised_error(found, wanted)
+        return errors
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -151,7 +156,7 @@ def _maps(trace: ShapeTrace) -> Mapping[str, tuple[int, tuple[int, ...]]]:
 
 def submodule(model: nn.Module, name: str, where: str) -> nn.Module:
     """The module of that name; a `UserError` that says what is near."""
-    names = dict(model.named_modules(remove_duplicate=False))
+    names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if not name or name not in names:
         raise unknown_name(f"module of {where}", name, [n for n in names if n])
     return names[name]
@@ -160,11 +165,19 @@ def submodule(model: nn.Module, name: str, where: str) -> nn.Module:
 Features = dict[str, Tensor]
 
 
+def only_tensor(value: Any) -> Tensor:
+    """The feature map in what a module takes or returns: the value itself, or the first of several."""
+    first = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
+    if first is None:
+        raise UserError(f"a module whose features are to be matched gives {type(value).__name__}, no tensor")
+    return first
+
+
 @contextmanager
 def captured(
-    model: nn.Module, *, inputs: set[str] = frozenset(), outputs: set[str] = frozenset(), copied: bool = True
+    model: nn.Module, *, inputs: Collection[str] = (), outputs: Collection[str] = (), copied: bool = True
 ) -> Iterator[tuple[Features, Features]]:
-    """Collect the first input and the output of modules by name while `model` runs inside the block.
+    """Collect the first tensor of the inputs and of the outputs of modules by name while `model` runs inside the block.
 
     copied: detached copies, which in-place layers that follow do not change; else the tensors themselves,
     through which gradients flow.
@@ -172,12 +185,13 @@ def captured(
     entering: Features = {}
     leaving: Features = {}
 
-    def kept(x: Any) -> Any:
-        return x.detach().clone() if copied and isinstance(x, Tensor) else x
+    def kept(value: Any) -> Tensor:
+        x = only_tensor(value)
+        return x.detach().clone() if copied else x
 
     def enters(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            entering[name] = kept(args[0] if args else next(iter(kwargs.values())))
+            entering[name] = kept((args, kwargs))
 
         return hook
 

@@ -65,7 +65,9 @@ class Teacher:
 
     def seen(self, images: Tensor) -> Tensor:
         """The images as the teacher's training normalised them."""
-        return images if self._scale is None else images * self._scale + self._shift
+        if self._scale is None or self._shift is None:
+            return images
+        return images * self._scale + self._shift
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
