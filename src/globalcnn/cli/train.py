@@ -18,6 +18,7 @@ from ..viz import plot_curves
 from .console import percent, say, say_notes
 from .options import DataOptions, RecipeName, RecipeOptions, network_source, resolve_recipe
 from .reporting import TrainingReporter
+from .teaching import TeacherOptions
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Args:
     init: Path | None = None
     """Start from the weights of this run folder or .safetensors file (fine-tuning). Another number of
     classes starts the classifier anew; 1 and 3 input channels are adapted to each other."""
+    learning: Annotated[TeacherOptions, tyro.conf.arg(name="")] = field(default_factory=TeacherOptions)
     num_classes: int | None = None
     """Size of the output. Default: the classes of the data; needed for wds: whose _info.json lists none."""
     in_chans: int | None = None
@@ -77,6 +79,8 @@ def run(args: Args) -> None:
             for line in start_from(model, args.init, classes=data.classes):
                 say(f"init: {line}")
     say_notes(data)
+    objective, told = args.learning.objective(data, recipe)
+    notes |= told
     opening = (
         f"training {shown_name(source.label)} on {data!r} by the recipe {recipe.name!r} for {recipe.epochs} "
         f"epochs; run folder {out}"
@@ -86,6 +90,7 @@ def run(args: Args) -> None:
             model,
             data,
             recipe,
+            objective=objective,
             out=out,
             seed=args.seed,
             device=args.device,

@@ -177,7 +177,7 @@ def only_tensor(value: Any) -> Tensor:
 def captured(
     model: nn.Module, *, inputs: Collection[str] = (), outputs: Collection[str] = (), copied: bool = True
 ) -> Iterator[tuple[Features, Features]]:
-    """Collect the first tensor of the inputs and of the outputs of modules by name while `model` runs inside the block.
+    """Collect the first tensor of inputs and outputs of modules by name, of calls made inside the block.
 
     copied: detached copies, which in-place layers that follow do not change; else the tensors themselves,
     through which gradients flow.

@@ -1,0 +1,77 @@
+"""Options of distillation, and the objective that they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import DataSource
+from ..errors import UserError
+from ..models import load_with_card
+from ..train import Distillation, Recipe, teacher_for
+from ..train.objectives_distill import loss_for
+from ..train.teacher import VIEWS, why_live
+from .console import say
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """A trained network to learn from."""
+
+    teacher: Path | None = None
+    """Learn also from the logits of the network in this run folder or .safetensors file, which knows the
+    classes of the data."""
+    teacher_model: str | None = None
+    """That network, where the file does not say how it is built: a name, my_net.py:build or
+    package.module:function."""
+    distill: str | None = None
+    """How: kd (softened shares, Hinton et al. 2015) or dist (correlations between and within classes, Huang
+    et al. 2022). Default: kd below 20 classes, dist from there on."""
+    temperature: float = 4.0
+    """Divides the logits of both networks."""
+    teacher_weight: float | None = None
+    """kd: the teacher's share of the loss (default 0.9); dist: the weight of the correlations beside the
+    labels' loss (default 2)."""
+    views: int = VIEWS
+    """The teacher's logits are computed once over so many fixed augmented views of each training image and
+    kept in the run folder; 0 runs the teacher in every step. For data that is not held in memory, and for
+    recipes that mix images, it always runs."""
+
+    def objective(self, data: DataSource, recipe: Recipe) -> tuple[Distillation | None, dict[str, Any]]:
+        """The objective, None without a teacher, and what run.json notes of it. Says where the teacher runs
+        in every step.
+        """
+        if self.teacher is None:
+            self._check_unused()
+            return None, {}
+        model, card = load_with_card(self.teacher, model=self.teacher_model)
+        reason = why_live(data, recipe)
+        if reason and self.views:
+            say(f"note: the teacher runs in every step: {reason}, so its logits cannot be kept")
+        objective = Distillation(
+            teacher_for(model, card, data),
+            loss=loss_for(len(data.classes)) if self.distill is None else self.distill,
+            temperature=self.temperature,
+            weight=self.teacher_weight,
+            views=0 if reason else self.views,
+            label_smoothing=recipe.label_smoothing,
+        )
+        return objective, {"teacher": {"path": str(self.teacher.absolute()), "model": card.label}}
+
+    def _check_unused(self) -> None:
+        given = [
+            name
+            for name, value, default in (
+                ("--teacher-model", self.teacher_model, None),
+                ("--distill", self.distill, None),
+                ("--temperature", self.temperature, 4.0),
+                ("--teacher-weight", self.teacher_weight, None),
+                ("--views", self.views, VIEWS),
+            )
+            if value != default
+        ]
+        if given:
+            raise UserError(
+                f"{given[0]} says how to learn from a teacher, and there is none: give --teacher RUN"
+            )
