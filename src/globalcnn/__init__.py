@@ -11,13 +11,14 @@ from .ops import PDE, Boundary, DuFortFrankel, GatedSweeps, solve
 
 try:
     _torchvision.check()
+    from . import condense
     from .models import create_model, list_models, load
     from .optimize import optimize_for_inference
     from .train import train  # the function; `from globalcnn.train import Recipe` finds the package as before
 except _torchvision.BrokenTorchvision:
     # The command line imports this package before it can catch errors, and must report this one in
     # one line. So the import succeeds, and functions that need torchvision raise when they are called.
-    create_model = list_models = load = optimize_for_inference = train = _torchvision.refuse
+    condense = create_model = list_models = load = optimize_for_inference = train = _torchvision.refuse
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "GatedSweeps",
     "GlobalLayer",
     "UserError",
+    "condense",
     "create_model",
     "list_models",
     "load",

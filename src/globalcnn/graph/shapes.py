@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import UserError, UserTypeError, unknown_name
 from .state import eval_mode
@@ -39,6 +41,9 @@ class Call:
     name: the module's qualified name, its first one if it has several; index: the call's place in the order
     in which calls begin; parent: index of the call inside of which it was made, None for the outermost one;
     inputs, outputs: the tensors among its arguments and in what it returned, nested structures flattened.
+    reads, writes: the same tensors as (number of the tensor object, its version), so that two calls passed
+    on the same values where these are equal: every change in place is a new version; positional, keywords:
+    its arguments; returns_tensor: whether it returned a tensor, not a structure of them.
     """
 
     name: str
@@ -47,6 +52,11 @@ class Call:
     parent: int | None
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    reads: tuple[tuple[int, int], ...] = ()
+    writes: tuple[tuple[int, int], ...] = ()
+    positional: int = 1
+    keywords: tuple[str, ...] = ()
+    returns_tensor: bool = True
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -136,6 +146,9 @@ def trace_shapes(
     return recorder.trace()
 
 
+Versions = tuple[tuple[int, int], ...]
+
+
 class _Recorder:
     """Hooks on every module that keep a stack of the active calls."""
 
@@ -143,8 +156,10 @@ class _Recorder:
         self.first = {module: name for name, module in model.named_modules()}
         self.names = {n: self.first[m] for n, m in model.named_modules(remove_duplicate=False)}
         self.calls: list[Call | None] = []
-        self.open: list[tuple[nn.Module, int, int | None, tuple[TensorInfo, ...]]] = []
+        self.open: list[tuple[nn.Module, int, int | None, tuple[TensorInfo, ...], Versions]] = []
         self.handles: list[Any] = []
+        self.numbers: Any = WeakTensorKeyDictionary()
+        self.counter = count()
 
     def attach(self) -> None:
         for module in self.first:
@@ -162,15 +177,30 @@ class _Recorder:
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         parent = self.open[-1][1] if self.open else None
-        self.open.append((module, len(self.calls), parent, _tensors((args, kwargs))))
+        self.open.append(
+            (module, len(self.calls), parent, _tensors((args, kwargs)), self.versions((args, kwargs)))
+        )
         self.calls.append(None)
 
     def end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         while self.open:
-            opened, index, parent, inputs = self.open.pop()
+            opened, index, parent, inputs, reads = self.open.pop()
             if opened is module:
-                self.calls[index] = Call(self.first[module], module, index, parent, inputs, _tensors(output))
+                self.calls[index] = Call(
+                    self.first[module], module, index, parent, inputs, _tensors(output),
+                    reads, self.versions(output), len(args), tuple(kwargs), isinstance(output, Tensor),
+                )  # fmt: skip
                 return
+
+    def versions(self, value: Any) -> Versions:
+        """(number, version) of every tensor in `value`; a tensor keeps its number as long as it lives."""
+        found = []
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                if leaf not in self.numbers:
+                    self.numbers[leaf] = next(self.counter)
+                found.append((self.numbers[leaf], 0 if leaf.is_inference() else leaf._version))
+        return tuple(found)
 
     def trace(self) -> ShapeTrace:
         return ShapeTrace(tuple(call for call in self.calls if call is not None), self.names)

@@ -6,6 +6,7 @@ _torchvision.check()
 
 from . import darts, densenet, digits, mdeq, mnist, mobile_global, neupde, neural_ode, resnet  # noqa: E402, F401
 from .card import Card, make_card  # noqa: E402
+from .condensed import CondensedSource, Place, put_places  # noqa: E402
 from .create import create_model  # noqa: E402
 from .registry import (  # noqa: E402
     ModelInfo,
@@ -30,11 +31,13 @@ from .weights import load, load_with_card, read_card, save_weights  # noqa: E402
 
 __all__ = [
     "Card",
+    "CondensedSource",
     "FactorySource",
     "FileSource",
     "ModelInfo",
     "ModuleSource",
     "NamedSource",
+    "Place",
     "Source",
     "check_model_name",
     "create_model",
@@ -45,6 +48,7 @@ __all__ = [
     "make_card",
     "model_info",
     "parse_source",
+    "put_places",
     "read_card",
     "save_weights",
     "settings_for_size",

@@ -25,6 +25,7 @@ from torch import nn
 
 from ..errors import UserError, near_names
 from . import registry
+from .condensed import CondensedSource
 from .factories import importable
 from .source import FactorySource, FileSource, NamedSource, Source
 
@@ -69,7 +70,9 @@ def require_safe(source: Source, where: str, *, folder: Path | None = None, trus
     folder: that the file lies in; nothing is imported from there. trusted: the user vouches for the source
     (`trust_source=True`); a file of Python code and arguments that name weights are refused all the same.
     """
-    if isinstance(source, NamedSource):
+    if isinstance(source, CondensedSource):  # its blocks are of a list, with bounded settings
+        require_safe(source.base, where, folder=folder, trusted=trusted)
+    elif isinstance(source, NamedSource):
         _check_settings(source, where, trusted=trusted)
     elif isinstance(source, FileSource):
         raise UserError(

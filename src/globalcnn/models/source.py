@@ -5,6 +5,7 @@
 - `FileSource`: a function in a file of the user's, "my_net.py:build". The path is kept for information:
   weights never run the file, the user names it again.
 - `ModuleSource`: a module that was passed as an object; nothing says how to build it.
+- `CondensedSource` (in `condensed.py`): one of these in which blocks were replaced.
 
 In JSON each is an object with its `kind`. `consent.py` says which of them a weights
 file may have built without the user's consent.
@@ -113,7 +114,7 @@ class FactorySource(Source):
         made = call_factory(
             importable(self.factory), self.factory, self.arguments, num_classes=num_classes, in_chans=in_chans
         )
-        return _stamped(made, self)
+        return stamp(made, self)
 
     def to_json(self) -> dict[str, Any]:
         arguments = to_json(dict(self.arguments), "arguments")
@@ -146,7 +147,7 @@ class FileSource(Source):
             made = call_factory(
                 function, self.label, self.arguments, num_classes=num_classes, in_chans=in_chans
             )
-        return _stamped(made, self)
+        return stamp(made, self)
 
     def to_json(self) -> dict[str, Any]:
         arguments = to_json(dict(self.arguments), "arguments")
@@ -308,7 +309,8 @@ def _lines(model: nn.Module) -> list[str]:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(model)).splitlines()
 
 
-def _stamped(model: nn.Module, source: Source) -> nn.Module:
+def stamp(model: nn.Module, source: Source) -> nn.Module:
+    """`model`, which now knows how it was built (`source_of`)."""
     setattr(model, STAMP, source)
     return model
 

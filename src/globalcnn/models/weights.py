@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import UserError, UserTypeError
 from ..files import atomic_write
 from .card import FORMAT, Card, card_in, card_of, make_card
+from .condensed import CondensedSource, is_network_of
 from .consent import check_arguments, check_numbers, require_safe
 from .factories import call_factory
 from .lazy import with_shapes
@@ -117,7 +119,8 @@ def load(path: str | Path, *, model: Model | None = None, trust_source: bool = F
     """The network in a weights file or run folder, in eval mode.
 
     model: what builds it, where the file does not say or is not to be believed: a module (loaded into and
-        returned), a function that builds one, a name, "package.module:function" or "my_net.py:build".
+        returned), a function that builds one, a name, "package.module:function" or "my_net.py:build". For a
+        condensed network also its base, which is then condensed (a module in place).
     trust_source: build also what a stranger's file may not name, such as a function of any module.
 
     Raises `UserError` for a file that is damaged, does not fit, or names what is not built without consent.
@@ -150,7 +153,7 @@ def load_with_card(
     where = repr(str(file))
     weights, card = read_weights(file, allow_nonfinite=allow_nonfinite, ema=ema)
     if isinstance(model, nn.Module):
-        network = model
+        network = model if card is None else _condensed(model, card, weights)
     elif model is not None:
         network = _build_as_asked(model, card, weights, where, ema=ema)
     elif card is None:
@@ -179,6 +182,9 @@ def _build_as_asked(
     ema: bool | None,
 ) -> nn.Module:
     """The network that the user names, with the numbers and settings of the card where there is one."""
+    if card is not None and isinstance(card.source, CondensedSource):
+        base = replace(card, source=card.source.base)
+        return _condensed(_build_as_asked(model, base, weights, where, ema=ema), card, weights)
     numbers: dict[str, Any] = (
         {} if card is None else {"num_classes": card.num_classes, "in_chans": card.in_chans}
     )
@@ -199,6 +205,13 @@ def _build_as_asked(
         check_arguments(arguments, told.label, where)
         source = parse_source(model, settings=arguments)
     return source.build(**numbers)
+
+
+def _condensed(network: nn.Module, card: Card, weights: StateDict) -> nn.Module:
+    """`network` with the blocks of the card's condensed source in place, unless it has them already."""
+    if not isinstance(card.source, CondensedSource) or is_network_of(network, weights):
+        return network
+    return card.source.applied_to(network)
 
 
 def _build_by_shapes(source: Source, weights: StateDict, where: str, *, ema: bool | None) -> nn.Module:
@@ -223,7 +236,8 @@ def build_bounded(card: Card, weights: Mapping[str, Tensor], where: str) -> nn.M
     """
     check_numbers(card.num_classes, card.in_chans, where)
     with _Budget(weights, where):
-        given = getattr(card.source, "settings", None) or getattr(card.source, "arguments", None)
+        base = card.source.base if isinstance(card.source, CondensedSource) else card.source
+        given = getattr(base, "settings", None) or getattr(base, "arguments", None) or base is not card.source
         if given or card.num_classes * card.in_chans > 10_000:
             try:
                 with torch.device("meta"):  # first without memory

@@ -1,0 +1,16 @@
+"""Condensing of any CNN: a plan of what its repetitions give way to, and the network that it makes.
+
+>>> import torch, globalcnn
+>>> net = globalcnn.create_model("resnet18", num_classes=10)
+>>> plan = globalcnn.condense.plan(net, torch.randn(1, 3, 32, 32), max_params=8_000_000, seconds=None)
+>>> [stage.name for stage in plan.chosen]
+['layer4']
+>>> small = globalcnn.condense.apply(net, plan)
+"""
+
+from ..models.placeable import PLACEABLE as BLOCKS
+from .applying import apply
+from .data import Cost, Plan, Stage, Untouched
+from .planning import plan
+
+__all__ = ["BLOCKS", "Cost", "Plan", "Stage", "Untouched", "apply", "plan"]

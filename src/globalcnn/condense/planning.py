@@ -1,0 +1,357 @@
+"""`plan`: finds what a network repeats, and proposes what takes its place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import UserError, UserTypeError
+from ..graph import ShapeTrace, eval_mode, trace_shapes
+from ..measure.counts import pde_macs, product_macs
+from ..measure.probe import checked_model
+from ..models import source_of
+from ..models.placeable import check_settings, placeable
+from .applying import copied, tensors_of, why_not_removed, with_places
+from .budget import Budget, choose
+from .data import Cost, Plan, Stage, Untouched
+from .links import Runner
+from .repetitions import Repetition, Search
+from .timing import stage_times
+
+SECONDS: Final = 5.0
+
+
+def plan(
+    model: nn.Module,
+    example_input: Tensor | Sequence[Any],
+    *,
+    max_params: int | None = None,
+    max_macs: int | None = None,
+    speedup: float | None = None,
+    block: str = "global",
+    settings: Mapping[str, Any] | None = None,
+    keep: int = 1,
+    seconds: float | None = SECONDS,
+) -> Plan:
+    """What `model` repeats, and a proposal of what takes its place.
+
+    The network runs on the example a few times, in eval mode; it is not changed. A repetition is a run of
+    blocks that keep the shape of their map and are alike. The block before it that changes the shape stays,
+    or else its first block; `block` takes the place of the rest. A densely connected stage goes as a whole,
+    for a 1x1 convolution and the block. Nothing is known of class names, and nothing is traced
+    symbolically: what counts are the shapes and the tensors that modules are called with.
+
+    Parameters
+    ----------
+    model: any CNN in Python, with its weights or on the meta device (then no times are measured).
+    example_input: a batch (N, C, H, W) as it will come, or the sequence of the forward's arguments.
+    max_params, max_macs, speedup: a budget: at most so many parameters, multiply-adds per image, and at least
+        so many times as fast on this machine. As few stages are condensed as it needs. None: all stages.
+    block: what comes: "global" (Global layer), "norm-act", "none" and others, see `BLOCKS`.
+    settings: of the block, such as {"steps": 2}; those that are not given suit the network: where maps have
+        negative values, the block is added to them (residual).
+    keep: blocks of each run that stay, 1 or more.
+    seconds: about how long times are measured, 5; None for not at all.
+
+    Raises `UserError` where the model does not run on the example, where it repeats nothing, and where no
+    plan meets the budget (with the nearest); `UserTypeError` for an argument of the wrong type.
+
+    >>> import globalcnn
+    >>> net = globalcnn.create_model("resnet32_cifar", num_classes=10)
+    >>> found = plan(net, torch.randn(1, 3, 32, 32), seconds=None)
+    >>> [(s.name, s.keep, len(s.remove), s.block) for s in found.stages]
+    [('layer1', ('layer1.0',), 4, 'global'), ('layer2', ('layer2.0',), 4, 'global'),
+     ('layer3', ('layer3.0',), 4, 'global')]
+    """
+    model = checked_model(model)
+    budget = Budget(max_params, max_macs, speedup)
+    arguments = _checked_arguments(model, example_input)
+    _check_options(block, settings, keep, seconds)
+    runner = Runner(model, arguments)
+    if not runner.has_values:
+        seconds = None
+    if speedup is not None and seconds is None:
+        raise UserError(
+            f"plan: speedup={speedup:g} needs measured times: give seconds=, and a model that is not on the "
+            "meta device"
+        )
+    trace = _traced(model, arguments)
+    free = block in ("none", "zeros")
+    found, passed = Search(trace, runner, keep=keep, any_shape=free).run()
+    if free:
+        passed += [Untouched(r.first.name, "only a block can take its place") for r in found if r.in_channels]
+        found = [r for r in found if r.in_channels is None]
+    signs = _signed(runner, found)
+    stages = [
+        _stage(r, name, block, settings, signed)
+        for r, name, signed in zip(found, _names(found), signs, strict=True)
+    ]
+    stages, refused = _possible(model, stages)
+    stages, failed = _that_run(model, stages, arguments, trace)
+    passed = [*passed, *refused, *failed]
+    if not stages:
+        raise UserError(_nothing_repeats(model, passed))
+    whole, stages = _with_costs(model, trace, stages, arguments, seconds)
+    chosen = choose(stages, whole, budget)
+    result = Plan(
+        network=_label(model),
+        example=tuple(trace.calls[0].inputs[0].shape),
+        stages=chosen,
+        untouched=tuple(passed),
+        before=whole,
+        after=None,
+        tensors=tensors_of(model),
+    )
+    return _with_total(model, result, budget, arguments, seconds)
+
+
+def _label(model: nn.Module) -> str:
+    return source_of(model).label
+
+
+def _checked_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
+    if isinstance(example, nn.Module) or isinstance(model, Tensor):
+        raise UserTypeError("plan: give the model first, then the example input")
+    if isinstance(example, (torch.Size, tuple, list)) and example and all(type(v) is int for v in example):
+        raise UserTypeError(
+            f"plan: example_input={tuple(example)} is a shape; give a batch, such as torch.randn{tuple(example)}"
+        )
+    if not isinstance(example, (Tensor, tuple, list)):
+        raise UserTypeError(
+            f"plan: example_input must be a tensor (N, C, H, W), or a tuple of arguments, got "
+            f"{type(example).__name__}"
+        )
+    arguments = (example,) if isinstance(example, Tensor) else tuple(example)
+    tensors = [t for t in tree_leaves(arguments) if isinstance(t, Tensor)]
+    if not tensors or any(t.numel() == 0 for t in tensors):
+        shapes = [tuple(t.shape) for t in tensors]
+        raise UserError(f"plan: example_input must hold a batch of one image or more, got {shapes or 'no tensor'}")
+    weight = next((t for t in chain(model.parameters(), model.buffers())), None)
+    if weight is not None and tensors[0].device != weight.device:
+        raise UserError(
+            f"plan: example_input is on {tensors[0].device} but the model on {weight.device}; give "
+            f"example_input.to({str(weight.device)!r})"
+        )
+    return tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+
+
+def _check_options(block: Any, settings: Any, keep: Any, seconds: Any) -> None:
+    placeable(block)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UserTypeError(f"plan: settings={settings!r} must be a dictionary, such as {{'steps': 2}}")
+    check_settings(block, settings or {})
+    if type(keep) is not int or keep < 1:
+        raise UserError(f"plan: keep={keep!r} must be a whole number >= 1")
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 < seconds < float("inf")):
+        raise UserError(f"plan: seconds={seconds!r} must be a number > 0, or None for no measuring")
+
+
+def _traced(model: nn.Module, arguments: tuple[Any, ...]) -> ShapeTrace:
+    try:
+        trace = trace_shapes(model, arguments)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # the forward of a stranger's network may raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        shapes = ", ".join(
+            f"{tuple(t.shape)} of {t.dtype}" for t in tree_leaves(arguments) if isinstance(t, Tensor)
+        )
+        raise UserError(f"plan: the model does not run on the example input {shapes}: {reason}") from error
+    if not trace.calls[0].inputs:
+        raise UserError("plan: the model takes no tensor from the example input")
+    return trace
+
+
+def _signed(runner: Runner, found: Sequence[Repetition]) -> list[bool]:
+    """Of each repetition, whether the map that comes in has negative values."""
+    if not runner.has_values or not found:
+        return [False] * len(found)
+    maps = runner.inputs_of([r.first.head for r in found])
+    return [x is not None and x.is_floating_point() and bool((x < 0).any()) for x in maps]
+
+
+def _names(found: Sequence[Repetition]) -> list[str]:
+    """Each named by the module that holds it, where it is the only one in there; else by its blocks."""
+    parents = []
+    for r in found:
+        heads = {block.names[0].rpartition(".")[0] for block in r.removable}
+        parents.append(heads.pop() if len(heads) == 1 else "")
+    times = Counter(parents)
+    names = []
+    for r, parent in zip(found, parents, strict=True):
+        first, last = r.removable[0].names[0], r.removable[-1].names[0]
+        if r.in_channels is not None:
+            names.append(first)
+        elif parent and times[parent] == 1:
+            names.append(parent)
+        else:
+            names.append(first if first == last else f"{first} to {last}")
+    return names
+
+
+def _stage(
+    r: Repetition, name: str, block: str, settings: Mapping[str, Any] | None, signed: bool
+) -> Stage:
+    added = r.removable[0].added
+    own = {"residual": True} if signed and not added and r.in_channels is None else {}
+    own = {k: v for k, v in own.items() if k in placeable(block).settings}
+    return Stage(
+        name=name,
+        shape=r.shape,
+        keep=r.kept,
+        remove=tuple(b.names for b in r.removable),
+        block=block,
+        settings={**own, **(settings or {})},
+        added=added,
+        in_channels=r.in_channels,
+        extra=r.first.extra,
+        notes=r.notes,
+    )
+
+
+def _possible(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Stage], list[Untouched]]:
+    """The stages whose modules may go, and the others."""
+    good, refused = [], []
+    for stage in stages:
+        names = [n for block in stage.remove for n in block]
+        why = next((w for w in (why_not_removed(model, n) for n in names) if w is not None), None)
+        if why is None:
+            good.append(stage)
+        else:
+            refused.append(Untouched(stage.name, why))
+    return good, refused
+
+
+def _that_run(
+    model: nn.Module, stages: Sequence[Stage], arguments: tuple[Any, ...], trace: ShapeTrace
+) -> tuple[list[Stage], list[Untouched]]:
+    """The stages with which the network runs and returns what it did in shape, and the others."""
+    if not stages or _failure(model, stages, arguments, trace) is None:
+        return list(stages), []
+    good: list[Stage] = []
+    failed = []
+    for stage in stages:
+        why = _failure(model, [*good, stage], arguments, trace)
+        if why is None:
+            good.append(stage)
+        else:
+            failed.append(Untouched(stage.name, f"without it the network does not run: {why}"))
+    return good, failed
+
+
+def _failure(
+    model: nn.Module, stages: Sequence[Stage], arguments: tuple[Any, ...], trace: ShapeTrace
+) -> str | None:
+    try:
+        network = _condensed(model, stages)
+        with eval_mode(network), torch.no_grad():
+            output = network(*arguments)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # as in `_traced`
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    shapes = [tuple(t.shape) for t in tree_leaves(output) if isinstance(t, Tensor)]
+    if shapes != [t.shape for t in trace.calls[0].outputs]:
+        return f"its output is {shapes}"
+    return None
+
+
+def _condensed(model: nn.Module, stages: Sequence[Stage]) -> nn.Module:
+    """A copy of the network with the stages condensed, without a trace in the user's random numbers."""
+    if not stages:
+        return copied(model)
+    with torch.random.fork_rng(devices=[]):
+        return with_places(model, tuple(p for s in stages for p in s.places()))
+
+
+def _with_costs(
+    model: nn.Module,
+    trace: ShapeTrace,
+    stages: Sequence[Stage],
+    arguments: tuple[Any, ...],
+    seconds: float | None,
+) -> tuple[Cost, list[Stage]]:
+    """The cost of the whole network, and the stages with what goes and what comes."""
+    condensed = _condensed(model, stages)
+    after = _traced(condensed, arguments)
+    times: dict[str, tuple[float, float]] = {}
+    whole: tuple[float | None, float | None] = (None, None)
+    if seconds is not None:
+        times, whole = stage_times(model, condensed, stages, arguments, seconds=seconds)
+    made = []
+    for stage in stages:
+        names = [n for block in stage.remove for n in block]
+        t = times.get(stage.name, (None, None))
+        before = Cost(_params(model, names), _macs(trace, names), t[0])
+        made.append(replace(stage, before=before, after=Cost(_params(condensed, names), _macs(after, names), t[1])))
+    return Cost(_params(model, [""]), _macs(trace, [""]), whole[0]), made
+
+
+def _with_total(
+    model: nn.Module, result: Plan, budget: Budget, arguments: tuple[Any, ...], seconds: float | None
+) -> Plan:
+    """The plan with the cost of the network that it makes, its time measured; a speedup that the sum of the
+    stages promised and the network does not reach takes further stages."""
+    stages = list(result.stages)
+    while True:
+        network = _condensed(model, [s for s in stages if s.condense])
+        trace = _traced(network, arguments)
+        before, after = result.before, Cost(_params(network, [""]), _macs(trace, [""]))
+        if seconds is not None:
+            _, (was, now) = stage_times(model, network, [], arguments, seconds=seconds / 2)
+            before, after = replace(before, seconds=was), replace(after, seconds=now)
+        left = [s for s in stages if not s.condense and s.before and s.after and (s.before.seconds or 0) > (s.after.seconds or 0)]
+        if "seconds" not in budget.missing(after, before) or not left:
+            break
+        more = max(left, key=lambda s: (s.before.seconds or 0) - (s.after.seconds or 0))  # type: ignore[union-attr]
+        stages = [replace(s, condense=s.condense or s is more) for s in stages]
+    if "seconds" in budget.missing(after, before) and after.seconds and before.seconds:
+        raise UserError(
+            f"no plan meets the budget speedup={budget.speedup:g}: the nearest is "
+            f"{before.seconds / after.seconds:.3g}, measured with every stage condensed that saves time; "
+            "choose a cheaper block, a wider budget, or a smaller network"
+        )
+    return replace(result, stages=tuple(stages), before=before, after=after)
+
+
+def _params(model: nn.Module, names: Sequence[str]) -> int:
+    """Parameters below these modules that no other module holds, each once."""
+    named = dict(model.named_modules(remove_duplicate=False))
+    chosen = {m for name in names for m in named[name].modules()}
+    inside = {id(p): p for m in chosen for p in m.parameters(recurse=False)}
+    outside = {id(p) for m in model.modules() if m not in chosen for p in m.parameters(recurse=False)}
+    return sum(p.numel() for key, p in inside.items() if key not in outside)
+
+
+def _macs(trace: ShapeTrace, names: Sequence[str]) -> int:
+    """Multiply-adds for one image of the calls at or below these modules."""
+    found, inside = 0, set()
+    batch = trace.calls[0].inputs[0].shape[0] if trace.calls[0].inputs[0].shape else 1
+    wanted = {trace.names[n] for n in names if n in trace.names}
+    for call in trace.calls:
+        if call.name in wanted or call.parent in inside:
+            inside.add(call.index)
+            if len(call.outputs) == 1 and call.inputs:
+                x, y = call.inputs[0], call.outputs[0]
+                found += product_macs(call.module, x, y) // max(1, batch)
+                found += pde_macs(call.module, y) if len(y.shape) >= 2 else 0
+    return found
+
+
+def _nothing_repeats(model: nn.Module, passed: Sequence[Untouched]) -> str:
+    words = (
+        f"{_label(model)} repeats nothing that could be condensed: there is no run of alike blocks that keep the "
+        "shape of their map"
+    )
+    if passed:
+        words += ". What came near: " + "; ".join(f"{u.name}: {u.reason}" for u in passed[:4])
+    return words
+
