@@ -18,7 +18,8 @@ try:
 except _torchvision.BrokenTorchvision:
     # The command line imports this package before it can catch errors, and must report this one in
     # one line. So the import succeeds, and functions that need torchvision raise when they are called.
-    condense = create_model = list_models = load = optimize_for_inference = train = _torchvision.refuse
+    condense = _torchvision.Refusal()  # type: ignore[assignment]
+    create_model = list_models = load = optimize_for_inference = train = _torchvision.refuse
 
 __version__ = "0.1.0"
 

@@ -24,6 +24,13 @@ def refuse(*args: object, **settings: object) -> NoReturn:
     raise BrokenTorchvision(_reason())
 
 
+class Refusal:
+    """Placeholder for a package that cannot be imported: any use of it raises the reason."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise BrokenTorchvision(_reason())
+
+
 @cache  # a second attempt to import it fails in other ways
 def _reason() -> str | None:
     """Why torchvision cannot be imported, None if it can."""

@@ -42,7 +42,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     model = checked_model(model)
     if not isinstance(plan, Plan):
         raise UserTypeError(
-            f"apply: plan must be a globalcnn.condense.Plan, got {type(plan).__name__}; Plan.load reads a file"
+            f"apply: plan must be a globalcnn.condense.Plan, got {type(plan).__name__}; "
+            "Plan.load reads a file"
         )
     check_same_network(model, plan)
     places = plan.places()
@@ -53,18 +54,19 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     return with_places(model, places)
 
 
-def with_places(model: nn.Module, places: tuple[Place, ...]) -> nn.Module:
-    """A copy of the network with these blocks put in."""
-    network = copied(model)
+def with_places(model: nn.Module, places: tuple[Place, ...], *, share: bool = False) -> nn.Module:
+    """A copy of the network with these blocks put in. share: whether it uses the tensors of the original."""
+    network = copied(model, share=share)
     source = source_of(model)
     put_places(network, places)
     return stamp(network, condensed_source(source, places)) if places else network
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, *, share: bool = False) -> nn.Module:
     """A copy of the network, or a `UserError` that says why there can be none."""
+    tensors = [*model.parameters(), *model.buffers()] if share else []
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(t): t for t in tensors})
     except Exception as error:  # a network may hold anything: locks, non-leaf tensors, open files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"the network cannot be copied, so the original would not stay: {reason}") from error
@@ -92,7 +94,9 @@ def check_same_network(model: nn.Module, plan: Plan) -> None:
             + (
                 "is not in this one"
                 if a is None
-                else f"is {a} here, and not in the plan" if b is None else f"is {a} here and {b} in the plan"
+                else f"is {a} here, and not in the plan"
+                if b is None
+                else f"is {a} here and {b} in the plan"
             )
             + "; make a plan of this network with globalcnn.condense.plan"
         )
@@ -132,7 +136,7 @@ def why_not_removed(model: nn.Module, name: str) -> str | None:
 
 
 def _own_hooks(module: nn.Module) -> Iterable[bool]:
-    """Of every hook, whether it is the user's; those of torch.nn.utils (norms of weights) go with the module."""
+    """Of every hook, whether it is the user's; those of torch.nn.utils go with their module."""
     for kind in _HOOKS:
         for hook in (getattr(module, kind, None) or {}).values():
             owner = getattr(hook, "__module__", None) or type(hook).__module__

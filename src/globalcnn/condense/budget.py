@@ -21,16 +21,18 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("max_params", "max_macs"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                kind = UserError if isinstance(value, (int, float)) else UserTypeError
-                raise kind(f"plan: {name}={value!r} must be a whole number >= 1, or None for no limit")
+            most: Any = getattr(self, name)
+            if most is not None and (type(most) is not int or most < 1):
+                kind = UserError if isinstance(most, (int, float)) else UserTypeError
+                raise kind(f"plan: {name}={most!r} must be a whole number >= 1, or None for no limit")
         value: Any = self.speedup
         if value is not None:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not (math.isfinite(value) and value >= 1):
                 kind = UserError if number else UserTypeError
-                raise kind(f"plan: speedup={value!r} must be a finite number >= 1, such as 2 for half the time")
+                raise kind(
+                    f"plan: speedup={value!r} must be a finite number >= 1, such as 2 for half the time"
+                )
 
     @property
     def is_empty(self) -> bool:
@@ -53,7 +55,7 @@ class Budget:
 
 def total(before: Cost, stages: Sequence[Stage]) -> Cost:
     """The cost of the network with these stages condensed: the sum of what each saves."""
-    saved = [_saved(s) for s in stages]
+    saved = [saved_by(s) for s in stages]
     seconds = before.seconds
     if seconds is not None:
         seconds = max(0.0, seconds - sum(s.seconds or 0.0 for s in saved))
@@ -84,7 +86,8 @@ def choose(stages: Sequence[Stage], before: Cost, budget: Budget) -> tuple[Stage
     return tuple(replace(s, condense=s in chosen) for s in stages)
 
 
-def _saved(stage: Stage) -> Cost:
+def saved_by(stage: Stage) -> Cost:
+    """What the stage saves when it is condensed."""
     a, b = stage.before or Cost(0, 0), stage.after or Cost(0, 0)
     seconds = None if a.seconds is None or b.seconds is None else a.seconds - b.seconds
     return Cost(a.params - b.params, a.macs - b.macs, seconds)
@@ -92,7 +95,7 @@ def _saved(stage: Stage) -> Cost:
 
 def _gain(over: dict[str, float]) -> Callable[[Stage], float]:
     def gain(stage: Stage) -> float:
-        saved = _saved(stage)
+        saved = saved_by(stage)
         helps = [min(1.0, (getattr(saved, key) or 0.0) / missing) for key, missing in over.items()]
         towards = sum(h for h in helps if h > 0)
         if set(over) == {"params"}:
@@ -108,7 +111,7 @@ def _unreachable(stages: Sequence[Stage], before: Cost, budget: Budget) -> UserE
         asked = getattr(budget, name)
         if asked is None:
             continue
-        helpful = [s for s in stages if (getattr(_saved(s), key) or 0) > 0]
+        helpful = [s for s in stages if (getattr(saved_by(s), key) or 0) > 0]
         best = total(before, helpful)
         if not budget.missing(best, before).keys() & {key}:
             continue
@@ -119,6 +122,6 @@ def _unreachable(stages: Sequence[Stage], before: Cost, budget: Budget) -> UserE
             words.append(f"{name}={asked:,}: the nearest is {getattr(best, key):,}")
     joined = "; ".join(words) or "its limits cannot be met together"
     return UserError(
-        f"no plan meets the budget {joined}, with every repetition condensed that saves; choose a cheaper block "
-        "(block='none' saves most), a wider budget, or a smaller network"
+        f"no plan meets the budget {joined}, with every repetition condensed that saves; choose a cheaper "
+        "block (block='none' saves most), a wider budget, or a smaller network"
     )

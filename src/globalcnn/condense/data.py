@@ -33,7 +33,8 @@ class Stage:
     blocks of it that stay; remove: the blocks that go, each the names of its modules in the order of their
     calls. `block`, with `settings`, takes the place of the first of them, the others pass on their input;
     where `added`, the network adds what each returns to its input, and they return zeros. in_channels: of the
-    input of a stage that goes as a whole, if it has other channels than its output; extra: as in `Place`.
+    input of a stage that goes as a whole, if it has other channels than its output; extra: as in `Place`;
+    copies: modules into whose output the network may write, so that it must be a tensor of its own.
     condense: whether the plan does it. before, after: of what goes and of what comes.
     """
 
@@ -46,6 +47,7 @@ class Stage:
     added: bool = False
     in_channels: int | None = None
     extra: str = "none"
+    copies: tuple[str, ...] = ()
     condense: bool = True
     before: Cost | None = None
     after: Cost | None = None
@@ -57,12 +59,15 @@ class Stage:
         for i, names in enumerate(self.remove):
             comes = i == 0 and self.block not in ("none", "zeros")
             for name in names:
+                copy = name in self.copies
                 extra = self.extra if len(names) == 1 else "none"
                 if comes and name == names[0]:
-                    place = Place(name, self.block, self.shape[0], self.in_channels, self.settings, extra)
+                    place = Place(
+                        name, self.block, self.shape[0], self.in_channels, self.settings, extra, copy
+                    )
                 else:
                     zeros = self.added and not comes and name == names[-1]
-                    place = Place(name, "zeros" if zeros else "none", extra=extra)
+                    place = Place(name, "zeros" if zeros else "none", extra=extra, copy=copy and not zeros)
                 found.append(place)
         return tuple(found)
 
@@ -79,6 +84,7 @@ class Stage:
             "in_channels": self.in_channels,
             "added": self.added,
             "extra": self.extra,
+            "copies": list(self.copies),
             "before": None if self.before is None else asdict(self.before),
             "after": None if self.after is None else asdict(self.after),
             "notes": list(self.notes),
@@ -87,7 +93,9 @@ class Stage:
     @classmethod
     def from_json(cls, value: Any) -> Stage:
         """The stage that `to_json` wrote; raises `UserError` for anything else."""
-        entries = _entries(value, "a stage of the plan", [f.name for f in fields(cls)], ("name", "shape", "remove"))
+        entries = _entries(
+            value, "a stage of the plan", [f.name for f in fields(cls)], ("name", "shape", "remove")
+        )
         where = f"stage {str(entries['name'])[:60]!r}"
         settings = entries.get("settings", {})
         if not isinstance(settings, dict):
@@ -95,7 +103,9 @@ class Stage:
         shape = _whole_numbers(entries["shape"], f"{where}: shape")
         remove = entries["remove"]
         if not isinstance(remove, list) or not remove:
-            raise UserError(f"{where}: remove must be a list of names of blocks; to keep all, set condense to false")
+            raise UserError(
+                f"{where}: remove must be a list of names of blocks; to keep all, set condense to false"
+            )
         for name, kind in (("condense", bool), ("added", bool), ("block", str), ("extra", str)):
             if name in entries and type(entries[name]) is not kind:
                 noun = "true or false" if kind is bool else "a string"
@@ -110,6 +120,7 @@ class Stage:
                 "remove": tuple(
                     _strings([r] if isinstance(r, str) else r, f"{where}: remove") for r in remove
                 ),
+                "copies": _strings(entries.get("copies", []), f"{where}: copies"),
                 "before": _cost(entries.get("before"), f"{where}: before"),
                 "after": _cost(entries.get("after"), f"{where}: after"),
                 "notes": _strings(entries.get("notes", []), f"{where}: notes"),
@@ -132,7 +143,7 @@ class Plan:
     """What `plan` proposes and `apply` does: data that can be printed, edited and kept as JSON.
 
     network: its name; example: shape of the example input; stages: in the order of the forward; untouched:
-    what was passed over and why; before, after: of the whole network (after: with the chosen stages); tensors:
+    what was passed over and why; before, after: of the whole network, after with the chosen stages; tensors:
     names and shapes of all parameters and buffers, by which a plan of another network is told.
 
     `edited` changes a stage; `chosen` are the stages that are condensed; `save` and `load` use a JSON file.
@@ -199,7 +210,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, value: Any) -> Plan:
-        """The plan that `to_json` wrote, as it was edited; raises `UserError` that names what does not fit."""
+        """The plan that `to_json` wrote, as it was edited; `UserError` names what does not fit."""
         known = ["format", *(f.name for f in fields(cls))]
         e = _entries(value, "the plan", known, ("format", "network", "stages", "tensors"))
         if e["format"] != FORMAT:
@@ -296,6 +307,8 @@ def _tensors(value: Any) -> dict[str, tuple[int, ...]]:
     for name, shape in value.items():
         parts = shape.split("x") if isinstance(shape, str) and shape else []
         if not isinstance(shape, str) or not all(p.isdecimal() for p in parts):
-            raise UserError(f"tensors: the shape of {name[:80]!r} must be such as '16x3x3x3', not {str(shape)[:60]!r}")
+            raise UserError(
+                f"tensors: the shape of {name[:80]!r} must be such as '16x3x3x3', not {str(shape)[:60]!r}"
+            )
         found[name] = tuple(int(p) for p in parts)
     return found

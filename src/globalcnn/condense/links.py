@@ -8,6 +8,7 @@ network runs twice more, the unit returning zeros and returning its input: what 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..graph import Call, eval_mode
+from ..graph import Call, ShapeTrace, eval_mode
 from .units import Unit
 
 WINDOW = 6  # units that a shortcut written in a forward may span
@@ -34,17 +35,24 @@ class Link(enum.Enum):
 
 @dataclass(frozen=True)
 class Found:
-    """A link; added to the input of the unit that is `span` units before, 0 for this one's own."""
+    """A link; added to the input of the unit that is `span` units before, 0 for this one's own; direct: the
+    next unit takes the tensor as this one returned it."""
 
     link: Link
     span: int = 0
+    direct: bool = False
 
 
 class Runner:
-    """The network on its example, with other outputs of some modules."""
+    """The network on its example, with other outputs of some modules. trace: of the same run."""
 
-    def __init__(self, model: nn.Module, arguments: Sequence[Any]) -> None:
+    def __init__(self, model: nn.Module, arguments: Sequence[Any], trace: ShapeTrace) -> None:
         self.model = model
+        self.occurrence: dict[int, int] = {}  # index of a call -> how many calls of its module came before
+        times: Counter[str] = Counter()
+        for call in trace.calls:
+            self.occurrence[call.index] = times[call.name]
+            times[call.name] += 1
         self.arguments = arguments
         tensors = [t for t in (*model.parameters(), *model.buffers(), *arguments) if isinstance(t, Tensor)]
         self.has_values = not any(t.is_meta for t in tensors)
@@ -57,15 +65,18 @@ class Runner:
         instead: (first call, last call, "zeros" or "input"): what the last one is made to return, zeros or
         what the first one took.
         """
-        seen: dict[nn.Module, Tensor | None] = {call.module: None for call in calls}
+        seen: dict[int, Tensor] = {}
+        times: Counter[nn.Module] = Counter()
+        wanted = {(call.module, self.occurrence[call.index]): call.index for call in calls}
         taken: list[Tensor] = []
         handles = []
 
         def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if seen[module] is None:
-                seen[module] = next(
-                    (t.clone() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)), None
-                )
+            index = wanted.get((module, times[module]))
+            times[module] += 1
+            first = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)), None)
+            if index is not None and first is not None:
+                seen[index] = first.clone()
 
         def take(module: nn.Module, args: Any) -> None:
             taken[:] = [t for t in tree_leaves(args) if isinstance(t, Tensor)][:1]
@@ -74,7 +85,7 @@ class Runner:
             new = torch.zeros_like(taken[0]) if instead and instead[2] == "zeros" else taken[0]
             return new if isinstance(output, Tensor) else (new, *output[1:])
 
-        for module in seen:
+        for module in {call.module for call in calls}:
             handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
         if instead is not None:
             handles.append(instead[0].module.register_forward_pre_hook(take))
@@ -85,7 +96,7 @@ class Runner:
         finally:
             for handle in handles:
                 handle.remove()
-        return [seen[call.module] for call in calls]
+        return [seen.get(call.index) for call in calls]
 
 
 def find_link(runner: Runner, row: Sequence[Unit], i: int, after: Call | None) -> Found:
@@ -98,7 +109,7 @@ def find_link(runner: Runner, row: Sequence[Unit], i: int, after: Call | None) -
     if following is None:
         return Found(Link.UNSEEN)
     if unit.last.writes[:1] == following.reads[:1]:
-        return Found(Link.CHAIN)
+        return Found(Link.CHAIN, direct=True)
     if not runner.has_values:
         return Found(Link.UNSEEN)
     earlier = [row[j].head for j in range(max(0, i - WINDOW), i + 1)]

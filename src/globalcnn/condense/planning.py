@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UserError, UserTypeError
-from ..graph import ShapeTrace, eval_mode, trace_shapes
-from ..measure.counts import pde_macs, product_macs
+from ..errors import UserError
+from ..graph import ShapeTrace, eval_mode
 from ..measure.probe import checked_model
 from ..models import source_of
-from ..models.placeable import check_settings, placeable
-from .applying import copied, tensors_of, why_not_removed, with_places
-from .budget import Budget, choose
+from ..models.placeable import placeable
+from .applying import tensors_of, why_not_removed, with_places
+from .arguments import check_options, checked_arguments, traced
+from .budget import Budget, choose, saved_by
+from .costs import cost_of
 from .data import Cost, Plan, Stage, Untouched
 from .links import Runner
 from .repetitions import Repetition, Search
@@ -72,9 +72,10 @@ def plan(
     """
     model = checked_model(model)
     budget = Budget(max_params, max_macs, speedup)
-    arguments = _checked_arguments(model, example_input)
-    _check_options(block, settings, keep, seconds)
-    runner = Runner(model, arguments)
+    arguments = checked_arguments(model, example_input)
+    check_options(block, settings, keep, seconds)
+    trace = traced(model, arguments)
+    runner = Runner(model, arguments, trace)
     if not runner.has_values:
         seconds = None
     if speedup is not None and seconds is None:
@@ -82,7 +83,6 @@ def plan(
             f"plan: speedup={speedup:g} needs measured times: give seconds=, and a model that is not on the "
             "meta device"
         )
-    trace = _traced(model, arguments)
     free = block in ("none", "zeros")
     found, passed = Search(trace, runner, keep=keep, any_shape=free).run()
     if free:
@@ -94,11 +94,11 @@ def plan(
         for r, name, signed in zip(found, _names(found), signs, strict=True)
     ]
     stages, refused = _possible(model, stages)
-    stages, failed = _that_run(model, stages, arguments, trace)
+    stages, failed, condensed = _that_run(model, stages, arguments, trace)
     passed = [*passed, *refused, *failed]
     if not stages:
         raise UserError(_nothing_repeats(model, passed))
-    whole, stages = _with_costs(model, trace, stages, arguments, seconds)
+    whole, stages = _with_costs(model, condensed, trace, stages, arguments, seconds)
     chosen = choose(stages, whole, budget)
     result = Plan(
         network=_label(model),
@@ -114,60 +114,6 @@ def plan(
 
 def _label(model: nn.Module) -> str:
     return source_of(model).label
-
-
-def _checked_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
-    if isinstance(example, nn.Module) or isinstance(model, Tensor):
-        raise UserTypeError("plan: give the model first, then the example input")
-    if isinstance(example, (torch.Size, tuple, list)) and example and all(type(v) is int for v in example):
-        raise UserTypeError(
-            f"plan: example_input={tuple(example)} is a shape; give a batch, such as torch.randn{tuple(example)}"
-        )
-    if not isinstance(example, (Tensor, tuple, list)):
-        raise UserTypeError(
-            f"plan: example_input must be a tensor (N, C, H, W), or a tuple of arguments, got "
-            f"{type(example).__name__}"
-        )
-    arguments = (example,) if isinstance(example, Tensor) else tuple(example)
-    tensors = [t for t in tree_leaves(arguments) if isinstance(t, Tensor)]
-    if not tensors or any(t.numel() == 0 for t in tensors):
-        shapes = [tuple(t.shape) for t in tensors]
-        raise UserError(f"plan: example_input must hold a batch of one image or more, got {shapes or 'no tensor'}")
-    weight = next((t for t in chain(model.parameters(), model.buffers())), None)
-    if weight is not None and tensors[0].device != weight.device:
-        raise UserError(
-            f"plan: example_input is on {tensors[0].device} but the model on {weight.device}; give "
-            f"example_input.to({str(weight.device)!r})"
-        )
-    return tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
-
-
-def _check_options(block: Any, settings: Any, keep: Any, seconds: Any) -> None:
-    placeable(block)
-    if settings is not None and not isinstance(settings, Mapping):
-        raise UserTypeError(f"plan: settings={settings!r} must be a dictionary, such as {{'steps': 2}}")
-    check_settings(block, settings or {})
-    if type(keep) is not int or keep < 1:
-        raise UserError(f"plan: keep={keep!r} must be a whole number >= 1")
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 < seconds < float("inf")):
-        raise UserError(f"plan: seconds={seconds!r} must be a number > 0, or None for no measuring")
-
-
-def _traced(model: nn.Module, arguments: tuple[Any, ...]) -> ShapeTrace:
-    try:
-        trace = trace_shapes(model, arguments)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # the forward of a stranger's network may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        shapes = ", ".join(
-            f"{tuple(t.shape)} of {t.dtype}" for t in tree_leaves(arguments) if isinstance(t, Tensor)
-        )
-        raise UserError(f"plan: the model does not run on the example input {shapes}: {reason}") from error
-    if not trace.calls[0].inputs:
-        raise UserError("plan: the model takes no tensor from the example input")
-    return trace
 
 
 def _signed(runner: Runner, found: Sequence[Repetition]) -> list[bool]:
@@ -197,9 +143,7 @@ def _names(found: Sequence[Repetition]) -> list[str]:
     return names
 
 
-def _stage(
-    r: Repetition, name: str, block: str, settings: Mapping[str, Any] | None, signed: bool
-) -> Stage:
+def _stage(r: Repetition, name: str, block: str, settings: Mapping[str, Any] | None, signed: bool) -> Stage:
     added = r.removable[0].added
     own = {"residual": True} if signed and not added and r.in_channels is None else {}
     own = {k: v for k, v in own.items() if k in placeable(block).settings}
@@ -213,6 +157,7 @@ def _stage(
         added=added,
         in_channels=r.in_channels,
         extra=r.first.extra,
+        copies=tuple(name for b in r.removable for name in b.written),
         notes=r.notes,
     )
 
@@ -232,56 +177,62 @@ def _possible(model: nn.Module, stages: Sequence[Stage]) -> tuple[list[Stage], l
 
 def _that_run(
     model: nn.Module, stages: Sequence[Stage], arguments: tuple[Any, ...], trace: ShapeTrace
-) -> tuple[list[Stage], list[Untouched]]:
-    """The stages with which the network runs and returns what it did in shape, and the others."""
-    if not stages or _failure(model, stages, arguments, trace) is None:
-        return list(stages), []
+) -> tuple[list[Stage], list[Untouched], nn.Module]:
+    """The stages with which the network runs and returns what it did in shape; the others; the network."""
+    network = _condensed(model, stages)
+    if not stages or _failure(network, arguments, trace) is None:
+        return list(stages), [], network
     good: list[Stage] = []
     failed = []
     for stage in stages:
-        why = _failure(model, [*good, stage], arguments, trace)
+        why = _failure(_condensed(model, [*good, stage]), arguments, trace)
+        if why is not None and not stage.copies:
+            stage = replace(stage, copies=tuple(names[-1] for names in stage.remove))
+            network = _condensed(model, [*good, stage])
+            why = why if _failure(network, arguments, trace) is not None else None
         if why is None:
             good.append(stage)
         else:
             failed.append(Untouched(stage.name, f"without it the network does not run: {why}"))
-    return good, failed
+    return good, failed, _condensed(model, good)
 
 
-def _failure(
-    model: nn.Module, stages: Sequence[Stage], arguments: tuple[Any, ...], trace: ShapeTrace
-) -> str | None:
+def _failure(network: nn.Module, arguments: tuple[Any, ...], trace: ShapeTrace) -> str | None:
+    """Why a condensed network does not run forward and backward as the original does; None if it does."""
     try:
-        network = _condensed(model, stages)
-        with eval_mode(network), torch.no_grad():
+        with eval_mode(network), torch.enable_grad():
             output = network(*arguments)
+            outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+            losses = [t.abs().sum() for t in outputs if t.requires_grad]
+            weights = [p for p in network.parameters() if p.requires_grad]
+            if losses and weights:  # a forward that writes into a map may make that impossible
+                torch.autograd.grad(losses, weights, allow_unused=True)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # as in `_traced`
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    shapes = [tuple(t.shape) for t in tree_leaves(output) if isinstance(t, Tensor)]
+    shapes = [tuple(t.shape) for t in outputs]
     if shapes != [t.shape for t in trace.calls[0].outputs]:
         return f"its output is {shapes}"
     return None
 
 
 def _condensed(model: nn.Module, stages: Sequence[Stage]) -> nn.Module:
-    """A copy of the network with the stages condensed, without a trace in the user's random numbers."""
-    if not stages:
-        return copied(model)
+    """The network with the stages condensed, to be run: it shares all tensors with the original."""
     with torch.random.fork_rng(devices=[]):
-        return with_places(model, tuple(p for s in stages for p in s.places()))
+        return with_places(model, tuple(p for s in stages for p in s.places()), share=True)
 
 
 def _with_costs(
     model: nn.Module,
+    condensed: nn.Module,
     trace: ShapeTrace,
     stages: Sequence[Stage],
     arguments: tuple[Any, ...],
     seconds: float | None,
 ) -> tuple[Cost, list[Stage]]:
     """The cost of the whole network, and the stages with what goes and what comes."""
-    condensed = _condensed(model, stages)
-    after = _traced(condensed, arguments)
+    after = traced(condensed, arguments)
     times: dict[str, tuple[float, float]] = {}
     whole: tuple[float | None, float | None] = (None, None)
     if seconds is not None:
@@ -290,68 +241,44 @@ def _with_costs(
     for stage in stages:
         names = [n for block in stage.remove for n in block]
         t = times.get(stage.name, (None, None))
-        before = Cost(_params(model, names), _macs(trace, names), t[0])
-        made.append(replace(stage, before=before, after=Cost(_params(condensed, names), _macs(after, names), t[1])))
-    return Cost(_params(model, [""]), _macs(trace, [""]), whole[0]), made
+        was, now = cost_of(model, trace, names), cost_of(condensed, after, names)
+        made.append(replace(stage, before=replace(was, seconds=t[0]), after=replace(now, seconds=t[1])))
+    return replace(cost_of(model, trace, [""]), seconds=whole[0]), made
 
 
 def _with_total(
     model: nn.Module, result: Plan, budget: Budget, arguments: tuple[Any, ...], seconds: float | None
 ) -> Plan:
-    """The plan with the cost of the network that it makes, its time measured; a speedup that the sum of the
-    stages promised and the network does not reach takes further stages."""
+    """The plan with the cost of the network that it makes, its time measured.
+
+    A speedup that the sum of the stages promised and the network does not reach takes further stages.
+    """
     stages = list(result.stages)
     while True:
         network = _condensed(model, [s for s in stages if s.condense])
-        trace = _traced(network, arguments)
-        before, after = result.before, Cost(_params(network, [""]), _macs(trace, [""]))
+        before, after = result.before, cost_of(network, traced(network, arguments), [""])
         if seconds is not None:
             _, (was, now) = stage_times(model, network, [], arguments, seconds=seconds / 2)
             before, after = replace(before, seconds=was), replace(after, seconds=now)
-        left = [s for s in stages if not s.condense and s.before and s.after and (s.before.seconds or 0) > (s.after.seconds or 0)]
-        if "seconds" not in budget.missing(after, before) or not left:
-            break
-        more = max(left, key=lambda s: (s.before.seconds or 0) - (s.after.seconds or 0))  # type: ignore[union-attr]
-        stages = [replace(s, condense=s.condense or s is more) for s in stages]
-    if "seconds" in budget.missing(after, before) and after.seconds and before.seconds:
-        raise UserError(
-            f"no plan meets the budget speedup={budget.speedup:g}: the nearest is "
-            f"{before.seconds / after.seconds:.3g}, measured with every stage condensed that saves time; "
-            "choose a cheaper block, a wider budget, or a smaller network"
-        )
-    return replace(result, stages=tuple(stages), before=before, after=after)
-
-
-def _params(model: nn.Module, names: Sequence[str]) -> int:
-    """Parameters below these modules that no other module holds, each once."""
-    named = dict(model.named_modules(remove_duplicate=False))
-    chosen = {m for name in names for m in named[name].modules()}
-    inside = {id(p): p for m in chosen for p in m.parameters(recurse=False)}
-    outside = {id(p) for m in model.modules() if m not in chosen for p in m.parameters(recurse=False)}
-    return sum(p.numel() for key, p in inside.items() if key not in outside)
-
-
-def _macs(trace: ShapeTrace, names: Sequence[str]) -> int:
-    """Multiply-adds for one image of the calls at or below these modules."""
-    found, inside = 0, set()
-    batch = trace.calls[0].inputs[0].shape[0] if trace.calls[0].inputs[0].shape else 1
-    wanted = {trace.names[n] for n in names if n in trace.names}
-    for call in trace.calls:
-        if call.name in wanted or call.parent in inside:
-            inside.add(call.index)
-            if len(call.outputs) == 1 and call.inputs:
-                x, y = call.inputs[0], call.outputs[0]
-                found += product_macs(call.module, x, y) // max(1, batch)
-                found += pde_macs(call.module, y) if len(y.shape) >= 2 else 0
-    return found
+        if "seconds" not in budget.missing(after, before):
+            return replace(result, stages=tuple(stages), before=before, after=after)
+        left = [s for s in stages if not s.condense and (saved_by(s).seconds or 0) > 0]
+        if not left:
+            reached = (before.seconds or 0.0) / max(after.seconds or 0.0, 1e-12)
+            raise UserError(
+                f"no plan meets the budget speedup={budget.speedup:g}: the nearest is {reached:.3g}, "
+                "measured with every stage condensed that saves time; choose a cheaper block, a wider "
+                "budget, or a smaller network"
+            )
+        more = max(left, key=lambda s: saved_by(s).seconds or 0)
+        stages = [replace(s, condense=True) if s is more else s for s in stages]
 
 
 def _nothing_repeats(model: nn.Module, passed: Sequence[Untouched]) -> str:
     words = (
-        f"{_label(model)} repeats nothing that could be condensed: there is no run of alike blocks that keep the "
-        "shape of their map"
+        f"{_label(model)} repeats nothing that could be condensed: there is no run of alike blocks that "
+        "keep the shape of their map"
     )
     if passed:
         words += ". What came near: " + "; ".join(f"{u.name}: {u.reason}" for u in passed[:4])
     return words
-

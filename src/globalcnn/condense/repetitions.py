@@ -11,24 +11,31 @@ from torch import nn
 from ..graph import Call, ShapeTrace
 from .data import Untouched
 from .links import Found, Link, Runner, find_link
-from .units import Unit, Units, channel_axis_trouble, is_within, shape_of
+from .units import Unit, Units, channel_axis_trouble, is_within, shape_of, without_odd_ends
 
 
 @dataclass(frozen=True)
 class Block:
     """Units that go together: one, or those that a shortcut in the forward spans.
 
-    added: the forward adds what the block returns to what it took; mixed: it combines that with other maps.
+    added: the forward adds what the block returns to what it took; mixed: it combines that with other maps;
+    direct: it passes that on as it is.
     """
 
     units: tuple[Unit, ...]
     added: bool
     mixed: bool = False
+    direct: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its modules."""
         return tuple(call.name for unit in self.units for call in unit.calls)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The last modules of single layers whose maps the forward may write into, having them in hand."""
+        return () if self.direct else tuple(u.last.name for u in self.units if not u.kind.is_block)
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,7 @@ class Search:
             for name, module in ((c.name, c.module) for c in self.trace.calls)
             if type(module) in self.block_types
         }
-        found = [
-            r for r in self.found if not any(r.first.name.startswith(f"{n}.") for n in inner if n)
-        ]
+        found = [r for r in self.found if not any(r.first.name.startswith(f"{n}.") for n in inner if n)]
         found.sort(key=lambda r: r.first.head.index)
         passed = [
             Untouched(n, why)
@@ -89,9 +94,10 @@ class Search:
         for segment in _segments(row):
             done |= self._take_runs(segment, row)
         for item in row:
-            if isinstance(item, Unit) and item.head.index not in done and not item.kind.is_pde:
-                if not self._take_dense(item):
-                    self._visit(item.head)
+            if not isinstance(item, Unit) or item.head.index in done or item.kind.is_pde:
+                continue
+            if not self._take_dense(item):
+                self._visit(item.head)
 
     def _take_runs(self, segment: Sequence[Unit], row: Sequence[Unit | Call]) -> set[int]:
         """Note the runs in units without another call that mixes between them; indices of their heads."""
@@ -131,6 +137,7 @@ class Search:
 
     def _take_run(self, run: list[Unit], opener: Unit | None, after: Call | None) -> None:
         name = run[0].name if len(run) == 1 else f"{run[0].name} to {run[-1].name}"
+        run = without_odd_ends(run, opener)
         trouble = None if self.any_shape else channel_axis_trouble(run[0], self.trace)
         usable = []
         for unit in run:
@@ -172,6 +179,8 @@ class Search:
                 self._note(group, opens)
 
     def _note(self, blocks: Sequence[Block], opener: Unit | None) -> None:
+        if blocks and blocks[0].added and not blocks[0].units[0].kind.is_block:
+            opener = None  # the blocks are more than its one layer: they have a shortcut
         kept = [opener.name] if opener is not None else []
         stay = max(0, self.keep - len(kept))
         removable = tuple(blocks[stay:])
@@ -197,7 +206,7 @@ class Search:
         fits = taken is not None and returned is not None and len(taken.shape) == len(returned.shape) == 4
         if not one or not fits or taken is None or returned is None or taken.shape[2:] != returned.shape[2:]:
             self.untouched[unit.name] = (
-                f"{growth}, so no block of it keeps the shape, and as a whole it changes more than the channels"
+                f"{growth}, so no block of it keeps the shape; as a whole it changes more than the channels"
             )
             return True
         note = f"{growth}: no block of it keeps the shape, so the stage goes as a whole"
@@ -257,7 +266,7 @@ def _blocks(run: list[Unit], links: list[Found]) -> Iterator[tuple[list[Block], 
             blocks.append(Block(tuple(open_units[-count:]), added=True))
             open_units = []
         else:
-            blocks.append(Block((unit,), added=False, mixed=found.link is Link.OTHER))
+            blocks.append(Block((unit,), added=False, mixed=found.link is Link.OTHER, direct=found.direct))
             open_units = []
     yield blocks, None
 

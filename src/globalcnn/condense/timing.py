@@ -21,7 +21,9 @@ RUNS = 30
 class Timed:
     """A network that notes, at each call, how long its modules of some groups took."""
 
-    def __init__(self, model: nn.Module, groups: Mapping[str, Sequence[str]], arguments: Sequence[Any]) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Mapping[str, Sequence[str]], arguments: Sequence[Any]
+    ) -> None:
         self.model = model
         self.arguments = arguments
         self.times: dict[str, list[float]] = {name: [] for name in groups}
@@ -67,7 +69,12 @@ class Timed:
 
 
 def stage_times(
-    model: nn.Module, condensed: nn.Module, stages: Sequence[Stage], arguments: Sequence[Any], *, seconds: float
+    model: nn.Module,
+    condensed: nn.Module,
+    stages: Sequence[Stage],
+    arguments: Sequence[Any],
+    *,
+    seconds: float,
 ) -> tuple[dict[str, tuple[float, float]], tuple[float, float]]:
     """Median seconds before and after, of every stage and of the whole network.
 

@@ -203,6 +203,19 @@ class Units:
         return all(self.times[call.name] == 1 for call in unit.calls)
 
 
+def without_odd_ends(run: list[Unit], opener: Unit | None) -> list[Unit]:
+    """The units, cut to the calls after the head that all of them have, in kind.
+
+    What only the last one has, such as a pooling that keeps the shape of this example by chance, is not part
+    of the repetition.
+    """
+    tails = [[type(c.module) for c in unit.calls[1:]] for unit in [*run, *([opener] if opener else [])]]
+    length = 0
+    while all(len(t) > length and t[length] is tails[0][length] for t in tails):
+        length += 1
+    return [Unit(unit.calls[: length + 1], unit.kind) for unit in run]
+
+
 def shape_of(info: TensorInfo | None) -> tuple[int, ...]:
     """The shape without the batch."""
     return () if info is None else info.shape[1:]
@@ -216,6 +229,10 @@ def channel_axis_trouble(unit: Unit, trace: ShapeTrace) -> str | None:
     info = unit.taken
     if info is None or len(info.shape) != 4:
         return f"its maps are {shape_of(info)} for one image, not (C, H, W)"
+    if info.shape[2:] == (1, 1):
+        return (
+            "its maps are of 1 x 1 pixel, of which every layer keeps the shape: give a larger example input"
+        )
     if not info.dtype.is_floating_point:
         return f"its maps are of {info.dtype}"
     last, first_axis = False, False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, near_names, unknown_name
 from ..graph import replace_module
-from .placeable import FirstInput, build_block, check_settings
+from .placeable import Copied, FirstInput, build_block, check_settings
 from .source import KINDS, Source, source_from_json, stamp
 from .values import MOST_LETTERS, from_json, to_json
 
@@ -27,7 +27,8 @@ class Place:
 
     name: of the module; block: a name in `PLACEABLE`; channels, in_channels: of the maps that the block
     returns and is given (None: as many); settings: of the block; extra: what becomes of further inputs of
-    the module: there are "none", they are "dropped", or "returned" unchanged beside the block's output.
+    the module: there are "none", they are "dropped", or "returned" unchanged beside the block's output;
+    copy: the network writes into what the module returns, so the block's output is copied.
 
     >>> Place("layer1.1", "global", 64, settings={"steps": 2}).block
     'global'
@@ -39,6 +40,7 @@ class Place:
     in_channels: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     extra: str = "none"
+    copy: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= MOST_LETTERS:
@@ -50,15 +52,17 @@ class Place:
                 raise UserError(
                     f"{self.name}: {key}={str(value)[:60]} must be a whole number from 1 to {MOST_CHANNELS:,}"
                 )
+        if type(self.copy) is not bool:
+            raise UserError(f"{self.name}: copy={str(self.copy)[:60]!r} must be true or false")
         if self.extra not in EXTRA:
             raise unknown_name(f"{self.name}: extra", str(self.extra)[:60], EXTRA)
         check_settings(self.block, self.settings)
 
     def build(self) -> nn.Module:
         """The block, with fresh weights."""
-        block = build_block(
-            self.block, self.channels, in_channels=self.in_channels, settings=self.settings
-        )
+        block = build_block(self.block, self.channels, in_channels=self.in_channels, settings=self.settings)
+        if self.copy:
+            block = Copied(block)
         if self.extra == "none":
             return block
         return FirstInput(block, returned=self.extra == "returned")
@@ -68,7 +72,7 @@ class Place:
         entries: dict[str, Any] = {"name": self.name, "block": self.block}
         for f in fields(self)[2:]:
             value = getattr(self, f.name)
-            if value not in (1, None, "none") and value != {}:
+            if value != f.default and value != {}:
                 entries[f.name] = to_json(dict(value) if isinstance(value, Mapping) else value, f.name)
         return entries
 
@@ -85,7 +89,9 @@ class Place:
             raise UserError(f"a place needs a 'name' and a 'block', got {str(value)[:100]}")
         settings = value.get("settings", {})
         if not isinstance(settings, dict):
-            raise UserError(f"{str(value['name'])[:60]}: settings must be an object, not {str(settings)[:60]!r}")
+            raise UserError(
+                f"{str(value['name'])[:60]}: settings must be an object, not {str(settings)[:60]!r}"
+            )
         return cls(**{**value, "settings": from_json(settings, "settings")})
 
 
@@ -171,7 +177,9 @@ class CondensedSource(Source):
             )
         base, places = source_from_json(entries["base"], bounded=bounded), entries["places"]
         if isinstance(base, CondensedSource):
-            raise UserError("the base of a condensed network cannot be condensed itself: list all places once")
+            raise UserError(
+                "the base of a condensed network cannot be condensed itself: list all places once"
+            )
         if not isinstance(places, list) or not 0 < len(places) <= MOST_PLACES:
             raise UserError(f"places must be a list of 1 to {MOST_PLACES} places, not {str(places)[:60]}")
         return cls(base, tuple(Place.from_json(p) for p in places))

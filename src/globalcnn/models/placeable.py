@@ -59,6 +59,19 @@ class Added(nn.Module):
         return out
 
 
+class Copied(nn.Module):
+    """`block(x)` as a tensor of its own, which the network may then change in place."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The copy."""
+        out: Tensor = self.block(x)
+        return out.clone()
+
+
 class FirstInput(nn.Module):
     """Gives `block` the first of several inputs. returned: whether the others are returned too, unchanged."""
 
@@ -130,7 +143,9 @@ class Placeable:
 
 
 PLACEABLE: Final[dict[str, Placeable]] = {
-    "global": Placeable("Global layer, Du Fort-Frankel steps: reads neighbours up to K spacings away", _global),
+    "global": Placeable(
+        "Global layer, Du Fort-Frankel steps: reads neighbours up to K spacings away", _global
+    ),
     "norm-act": Placeable("BatchNorm and activation", _norm_act),
     "none": Placeable("nothing: the input is passed on", _none),
     "zeros": Placeable("zeros, where the network adds the block's output to its input", _zeros),
@@ -153,8 +168,10 @@ def check_settings(block: str, settings: Mapping[str, Any]) -> None:
     known = placeable(block).settings
     for name, value in settings.items():
         if name not in known:
-            raise unknown_name(f"setting of the block {block!r}", str(name)[:60], known) if known else (
-                UserError(f"the block {block!r} takes no settings, got {str(name)[:60]!r}")
+            raise (
+                unknown_name(f"setting of the block {block!r}", str(name)[:60], known)
+                if known
+                else (UserError(f"the block {block!r} takes no settings, got {str(name)[:60]!r}"))
             )
         default = known[name]
         wanted: tuple[type, ...] = (int, float) if type(default) is float else (type(default),)
@@ -172,7 +189,7 @@ def check_settings(block: str, settings: Mapping[str, Any]) -> None:
 def build_block(
     block: str, channels: int, *, in_channels: int | None = None, settings: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """The block for maps of so many channels; with other `in_channels`, after a 1x1 convolution, norm and ReLU.
+    """The block for maps of so many channels; after a 1x1 convolution, norm, ReLU for other `in_channels`.
 
     >>> build_block("norm-act", 8, in_channels=4)(torch.randn(1, 4, 2, 2)).shape
     torch.Size([1, 8, 2, 2])
