@@ -16,7 +16,6 @@ from torch import nn
 import globalcnn
 from globalcnn import condense
 from globalcnn.models import load, make_card, parse_source, save_weights
-
 from tests.condense import networks
 
 
@@ -77,11 +76,13 @@ def test_a_network_is_condensed(case):
 
     assert plan.after is not None
     assert (plan.before.params, plan.after.params) == (parameters(model), parameters(small))
-    assert plan.after.params < plan.before.params and plan.after.macs < plan.before.macs
+    assert plan.after.params < plan.before.params
+    assert plan.after.macs < plan.before.macs
     assert same(model.state_dict(), before)
     gone = tuple(f"{place.name}." for place in plan.places())
     kept = {k: v for k, v in small.state_dict().items() if not k.startswith(gone)}
-    assert kept and same(kept, {k: v for k, v in before.items() if not k.startswith(gone)})
+    assert kept
+    assert same(kept, {k: v for k, v in before.items() if not k.startswith(gone)})
 
     out = small.train()(other)
     assert out.shape == (2, 10)
@@ -116,7 +117,8 @@ def test_a_file_rebuilds_it(name, tmp_path):
     path = tmp_path / "small.safetensors"
     save_weights(path, small.state_dict(), make_card(small, image_size=(32, 32)))
     again = load(path)
-    assert type(again) is type(small) and str(again) == str(small)
+    assert type(again) is type(small)
+    assert str(again) == str(small)
     with torch.no_grad():
         assert torch.equal(again(x), small(x))
 
@@ -175,5 +177,5 @@ def test_every_block_comes(block):
 
 def test_a_dense_stage_is_not_emptied():
     model = globalcnn.create_model("densenet121", num_classes=10)
-    with pytest.raises(globalcnn.UserError, match="densely|only a block"):
+    with pytest.raises(globalcnn.UserError, match="only a block"):
         condense.plan(model, torch.randn(1, 3, 32, 32), block="none", seconds=None)
