@@ -7,7 +7,8 @@
 from . import _torchvision
 from .errors import UserError
 from .nn import GlobalLayer
-from .ops import PDE, Boundary, DuFortFrankel, GatedSweeps, solve
+from .ops import PDE, DuFortFrankel, GatedSweeps, solve
+from .ops import Boundary as Boundary  # its values are also taken as strings
 
 try:
     _torchvision.check()
@@ -25,7 +26,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PDE",
-    "Boundary",
     "DuFortFrankel",
     "GatedSweeps",
     "GlobalLayer",
