@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 from ..nn import GlobalLayer
+from ..nn.blocks import Foldable
 from ..nn.fused import FusedGlobalLayer
 from ..nn.implicit import ImplicitLayer
 from ..nn.narrow import NarrowConv2d
@@ -69,6 +70,7 @@ def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> Folding
     `model` must be in eval mode; a norm in training mode or without running statistics is kept. It
     folds `Conv2d` with `BatchNorm2d`, including timm's `Conv2dSame` and `BatchNormAct2d`, and, given an
     example, `Linear` with `BatchNorm1d`. A folded norm becomes an identity, or timm's dropout and activation.
+    A layer with a folded form of its own (`nn.blocks.Foldable`) is replaced by that form.
 
     example: a batch for the network. A network that torch.fx cannot trace as a whole is traced part by part,
     and the example shows whether its layers are called only by those parts; without one, they are kept.
@@ -81,6 +83,7 @@ def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> Folding
     """
     calls = None if example is None else trace_shapes(model, example)
     work = _Work(model, calls)
+    work.fold_layers()
     for name, root in _roots(model):
         work.fold_in(root, name)
     return Folding(tuple(work.norms), tuple(work.notes))
@@ -110,6 +113,21 @@ class _Work:
         self.names = Counter(module for _, module in model.named_modules(remove_duplicate=False))
         self.norms: list[str] = []
         self.notes: list[str] = []
+
+    def fold_layers(self) -> None:
+        """Replace the layers that have a folded form of their own by that form."""
+        for name, layer in list(self.model.named_modules()):
+            if not name or not isinstance(layer, Foldable) or any(is_altered(m) for m in layer.modules()):
+                continue
+            folded = layer.folded()
+            if folded is None:
+                continue
+            try:
+                replace_module(self.model, name, new=folded)
+            except UserError as error:
+                self.notes.append(f"{name} stays: {error}")
+                continue
+            self.norms.append(f"{name}.norm")
 
     def fold_in(self, root: nn.Module, name: str) -> None:
         """Fold in the part `root` of the network; where it cannot be traced, in its children."""
