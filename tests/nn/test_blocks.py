@@ -71,7 +71,9 @@ def test_folding_gives_one_depthwise_convolution_and_the_same_function(case):
     folding = fold_batch_norms(net)
     assert (sorted(folding.norms), folding.notes) == (["1", "2.norm"], ())
     conv, act = net[2]
-    assert type(conv) is nn.Conv2d and conv.groups == 6 and type(act) is type(case.make().act)
+    assert type(conv) is nn.Conv2d
+    assert conv.groups == 6
+    assert type(act) is type(case.make().act)
     torch.testing.assert_close(net(X), expected, rtol=1e-12, atol=1e-12)
 
 

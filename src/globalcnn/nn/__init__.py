@@ -5,4 +5,13 @@ from .coefficients import NETWORKS, Coefficient
 from .diagnostics import Evolution, Fields, Stability
 from .global_layer import GlobalLayer
 
-__all__ = ["NETWORKS", "Coefficient", "Evolution", "Fields", "GlobalLayer", "NormAct", "ResidualDepthwise", "Stability"]
+__all__ = [
+    "NETWORKS",
+    "Coefficient",
+    "Evolution",
+    "Fields",
+    "GlobalLayer",
+    "NormAct",
+    "ResidualDepthwise",
+    "Stability",
+]
