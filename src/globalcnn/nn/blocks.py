@@ -68,8 +68,8 @@ class ResidualDepthwise(nn.Module, Foldable):
     The plain rival of a Global layer: it reads the same neighbours (k = 2 K + 1), with learned weights that
     depend neither on the image nor on the place. Input and output (N, C, H, W).
 
-    channels: C; kernel_size: k, odd, 3; act: activation module class, nn.ReLU. Parameters: (k^2 + 2) C. The
-    convolution starts at N(0, 2 / (C k k)), as the coefficients of a Global layer do, so that the block starts
+    channels: C; kernel_size: k, odd, 3; act: activation module class, nn.ReLU. Parameters: (k^2 + 2) C.
+    The convolution starts at N(0, 2 / (C k k)), as the coefficients of a Global layer do, so the block starts
     near `act(norm(x))`. Folded (`graph.fold_batch_norms`), the identity is added to the kernel's centre and
     the norm is in the weights: one depthwise convolution and the activation.
 
