@@ -20,7 +20,7 @@ from .coefficients import check_kernel_size
 from .start import check_state
 
 
-class Foldable(ABC):
+class Foldable(nn.Module, ABC):
     """A layer that is fewer standard operators once its statistics and constants are fixed."""
 
     @abstractmethod
@@ -30,7 +30,7 @@ class Foldable(ABC):
 
 
 @final
-class NormAct(nn.Module, Foldable):
+class NormAct(Foldable):
     """`act(norm(x))`: a Global layer without its evolution. Input and output (N, C, H, W).
 
     channels: C; act: activation module class, nn.ReLU. Parameters: 2 C. Folded (`graph.fold_batch_norms`),
@@ -62,15 +62,14 @@ class NormAct(nn.Module, Foldable):
 
 
 @final
-class ResidualDepthwise(nn.Module, Foldable):
+class ResidualDepthwise(Foldable):
     """`act(norm(x + conv(x)))` with a depthwise k x k convolution, zero beyond the edge.
 
     The plain rival of a Global layer: it reads the same neighbours (k = 2 K + 1), with learned weights that
     depend neither on the image nor on the place. Input and output (N, C, H, W).
 
     channels: C; kernel_size: k, odd, 3; act: activation module class, nn.ReLU. Parameters: (k^2 + 2) C.
-    The convolution starts at N(0, 2 / (C k k)), as the coefficients of a Global layer do, so the block starts
-    near `act(norm(x))`. Folded (`graph.fold_batch_norms`), the identity is added to the kernel's centre and
+    The convolution starts as PyTorch's do. Folded (`graph.fold_batch_norms`), the identity is added to the kernel's centre and
     the norm is in the weights: one depthwise convolution and the activation.
 
     Raises `UserError` or `UserTypeError` for settings or inputs that do not fit.
@@ -93,7 +92,6 @@ class ResidualDepthwise(nn.Module, Foldable):
         self.conv = nn.Conv2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
         )
-        nn.init.normal_(self.conv.weight, 0.0, (2.0 / (channels * kernel_size**2)) ** 0.5)
         self.norm = nn.BatchNorm2d(channels)
         self.act = act()
 
