@@ -69,8 +69,8 @@ class ResidualDepthwise(Foldable):
     depend neither on the image nor on the place. Input and output (N, C, H, W).
 
     channels: C; kernel_size: k, odd, 3; act: activation module class, nn.ReLU. Parameters: (k^2 + 2) C.
-    The convolution starts as PyTorch's do. Folded (`graph.fold_batch_norms`), the identity is added to the kernel's centre and
-    the norm is in the weights: one depthwise convolution and the activation.
+    The convolution starts as PyTorch's do. Folded (`graph.fold_batch_norms`), the identity is added to the
+    kernel's centre and the norm is in the weights: one depthwise convolution and the activation.
 
     Raises `UserError` or `UserTypeError` for settings or inputs that do not fit.
 
