@@ -4,6 +4,7 @@ from .blocks import NormAct, ResidualDepthwise
 from .coefficients import NETWORKS, Coefficient
 from .diagnostics import Evolution, Fields, Stability
 from .global_layer import GlobalLayer
+from .uniform import UniformGlobalLayer
 
 __all__ = [
     "NETWORKS",
@@ -14,4 +15,5 @@ __all__ = [
     "NormAct",
     "ResidualDepthwise",
     "Stability",
+    "UniformGlobalLayer",
 ]

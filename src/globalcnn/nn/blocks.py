@@ -44,7 +44,7 @@ class NormAct(Foldable):
 
     def __init__(self, channels: int, act: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        _check_settings("NormAct", channels, act)
+        check_settings("NormAct", channels, act)
         self.channels = channels
         self.norm = nn.BatchNorm2d(channels)
         self.act = act()
@@ -86,7 +86,7 @@ class ResidualDepthwise(Foldable):
 
     def __init__(self, channels: int, kernel_size: int = 3, act: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        _check_settings("ResidualDepthwise", channels, act)
+        check_settings("ResidualDepthwise", channels, act)
         check_kernel_size(kernel_size)
         self.channels = channels
         self.conv = nn.Conv2d(
@@ -121,40 +121,44 @@ class ResidualDepthwise(Foldable):
 
 
 @torch.no_grad()
-def folded_stencil(
-    weight: Tensor, bias: Tensor | None, norm: nn.Module, act: nn.Module, *, padded: bool = True
-) -> nn.Module | None:
-    """`act(norm(stencil))` as a depthwise convolution and the activation; None where the norm is not a
-    BatchNorm in eval mode with statistics.
-
-    weight: (C, 1, k, k), in float64; padded: whether the convolution pads with zeros and keeps H and W.
-    """
-    if (
-        type(norm) is not nn.BatchNorm2d
-        or norm.training
-        or norm.running_mean is None
-        or norm.running_var is None
-    ):
+def norm_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """(scale, shift), each (C) in float64, of a BatchNorm in eval mode with statistics; else None."""
+    if type(norm) is not nn.BatchNorm2d or norm.training:
         return None
-    mean, var = norm.running_mean, norm.running_var
-    scale = torch.rsqrt(var.double() + norm.eps)
+    if norm.running_mean is None or norm.running_var is None:
+        return None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    shift = -mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+@torch.no_grad()
+def folded_stencil(
+    weight: Tensor, bias: Tensor | None, norm: nn.Module, act: nn.Module
+) -> nn.Sequential | None:
+    """`act(norm(stencil + bias))` as a depthwise convolution, zero beyond the edge, and the activation; None
+    where the norm is not a BatchNorm in eval mode with statistics.
+
+    weight: (C, 1, k, k), in float64.
+    """
+    found = norm_scale_shift(norm)
+    if found is None:
+        return None
+    scale, shift = found
     if bias is not None:
         shift = shift + bias.double() * scale
     channels, k = len(weight), weight.shape[-1]
-    conv = nn.Conv2d(channels, channels, k, padding=k // 2 if padded else 0, groups=channels,
-                     device=mean.device, dtype=mean.dtype)  # fmt: skip
-    conv.weight.copy_(weight.to(mean.device) * scale.view(-1, 1, 1, 1))
+    like = {"device": shift.device, "dtype": norm.running_mean.dtype}  # type: ignore[union-attr]
+    conv = nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels, **like)  # type: ignore[arg-type]
+    conv.weight.copy_(weight.to(shift.device) * scale.view(-1, 1, 1, 1))
     assert conv.bias is not None
     conv.bias.copy_(shift)
     return nn.Sequential(conv, copy.deepcopy(act)).eval()
 
 
-def _check_settings(who: str, channels: int, act: object) -> None:
+def check_settings(who: str, channels: int, act: object) -> None:
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise UserError(f"{who}: channels={channels!r} must be a whole number >= 1")
     if isinstance(act, nn.Module) or not callable(act):
