@@ -17,7 +17,7 @@ C = 6
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_keeps_the_shape(name, kernel_size, bias):
-    net = NETWORKS[name](C, kernel_size, bias)
+    net = Coefficient(C, NETWORKS[name], kernel_size=kernel_size, bias=bias, eps=1.0)
     assert net(torch.randn(2, C, 7, 4)).shape == (2, C, 7, 4)
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert all((m.bias is not None) == bias for m in convs)

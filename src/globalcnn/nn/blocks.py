@@ -150,8 +150,8 @@ def folded_stencil(
     if bias is not None:
         shift = shift + bias.double() * scale
     channels, k = len(weight), weight.shape[-1]
-    like = {"device": shift.device, "dtype": norm.running_mean.dtype}  # type: ignore[union-attr]
-    conv = nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels, **like)  # type: ignore[arg-type]
+    conv = nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels, device=shift.device)
+    conv = conv.to(norm.running_mean.dtype)  # type: ignore[arg-type]
     conv.weight.copy_(weight.to(shift.device) * scale.view(-1, 1, 1, 1))
     assert conv.bias is not None
     conv.bias.copy_(shift)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final
+from typing import Final, final
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError, unknown_name
@@ -79,6 +81,76 @@ def bottleneck(channels: int, kernel_size: int, bias: bool) -> nn.Module:
     )
 
 
+class Reduced(nn.Module, ABC):
+    """A network that predicts fewer numbers than the map has elements, from which the rest is repeated.
+
+    The norm of a `Coefficient` acts on the fewer numbers, of `norm_channels` channels.
+    """
+
+    norm_channels: int
+
+    @abstractmethod
+    def restore(self, y: Tensor, x: Tensor) -> Tensor:
+        """The normed output `y`, repeated to the shape of the features `x`."""
+
+
+@final
+class SharedGroups(Reduced):
+    """A convolution from each group of channels to one map, which all channels of the group share.
+
+    groups: number of groups of neighbouring channels, a divisor of `channels`. Multiplies as `depthwise`, a
+    `groups`-th of C maps come out of it: what follows (norm, activation, products with the state) is cheaper.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, bias: bool, groups: int) -> None:
+        super().__init__()
+        self.norm_channels = groups
+        self.conv = conv(channels, groups, kernel_size, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, groups, H, W)."""
+        out: Tensor = self.conv(x)
+        return out
+
+    def restore(self, y: Tensor, x: Tensor) -> Tensor:
+        """(N, groups, H, W) to (N, C, H, W)."""
+        each = self.conv.in_channels // self.norm_channels
+        return y.unsqueeze(2).expand(-1, -1, each, -1, -1).flatten(1, 2)
+
+
+@final
+class HalfResolution(Reduced):
+    """A depthwise convolution of the map averaged over 2 x 2 pixels; each output holds for those pixels.
+
+    At an odd side the last row or column is averaged over fewer pixels. A quarter of the multiplies.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, bias: bool) -> None:
+        super().__init__()
+        self.norm_channels = channels
+        self.conv = conv(channels, channels, kernel_size, groups=channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
+        out: Tensor = self.conv(F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False))
+        return out
+
+    def restore(self, y: Tensor, x: Tensor) -> Tensor:
+        """(N, C, ceil(H / 2), ceil(W / 2)) to (N, C, H, W), by repetition."""
+        return F.interpolate(y, scale_factor=2.0, mode="nearest")[:, :, : x.shape[2], : x.shape[3]]
+
+
+def shared_groups(channels: int, kernel_size: int, bias: bool) -> nn.Module:
+    """One map for each group of four neighbouring channels; of two or all where four do not divide them."""
+    each = next((n for n in (4, 2, 3) if channels % n == 0), channels)
+    return SharedGroups(channels, kernel_size, bias, channels // each)
+
+
+def half_resolution(channels: int, kernel_size: int, bias: bool) -> nn.Module:
+    """A depthwise convolution at half the resolution."""
+    return HalfResolution(channels, kernel_size, bias)
+
+
 NETWORKS: Final[dict[str, NetFactory]] = {
     "depthwise": depthwise,
     "full": full,
@@ -86,6 +158,8 @@ NETWORKS: Final[dict[str, NetFactory]] = {
     "identity": identity,
     "basic": basic,
     "bottleneck": bottleneck,
+    "shared-groups": shared_groups,
+    "half-resolution": half_resolution,
 }
 
 
@@ -104,7 +178,8 @@ def find_network(choice: str | NetFactory) -> NetFactory:
 
 
 class Coefficient(nn.Module):
-    """`BN(net(x))`: one coefficient before its activation. Shapes (N, C, H, W) to the same.
+    """`BN(net(x))`: one coefficient before its activation. Shapes (N, C, H, W) to the same; the output
+    of a `Reduced` network is normed before it is repeated.
 
     net: the network, with its bias cancelled by the norm in training; norm: BatchNorm with `eps`, whose large
     published value (C) keeps velocities small.
@@ -113,10 +188,12 @@ class Coefficient(nn.Module):
     def __init__(self, channels: int, net: NetFactory, *, kernel_size: int, bias: bool, eps: float) -> None:
         super().__init__()
         self.net = net(channels, kernel_size, bias)
-        self.norm = nn.BatchNorm2d(channels, eps=eps)
+        width = self.net.norm_channels if isinstance(self.net, Reduced) else channels
+        self.norm = nn.BatchNorm2d(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.net(x))
+        out: Tensor = self.norm(self.net(x))
+        return self.net.restore(out, x) if isinstance(self.net, Reduced) else out
 
 
 def check_kernel_size(kernel_size: int) -> None:

@@ -11,7 +11,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
-from ..ops import PDE, GatedSweeps, solve
+from ..ops import PDE, DuFortFrankel, GatedSweeps, solve
+from .bounded import bounded_fields
 from .coefficients import Coefficient, NetFactory, check_kernel_size, find_network
 from .diagnostics import Evolution, Fields, Stability, evolution_of, stability_of
 from .fused.decision import Way, decide, warn_once
@@ -41,8 +42,9 @@ class GlobalLayer(nn.Module):
     channels: C of the state (what `init` returns, if there is one).
     pde: steps, dt, spacing, boundary, scheme; default `PDE()`.
     kernel_size: side of the coefficient convolutions, odd; 3.
-    coefficients: "depthwise" (published), "full", "pointwise", "identity", "basic", "bottleneck", or a
-        function (channels, kernel_size, bias) -> module that keeps the shape.
+    coefficients: "depthwise" (published), "full", "pointwise", "identity", "basic", "bottleneck",
+        "shared-groups" (one map for four channels), "half-resolution", or a function
+        (channels, kernel_size, bias) -> module that keeps the shape.
     bias: whether the coefficient convolutions have one (the norm cancels it; the published counts of the
         CIFAR networks include it); True.
     diffusivity: None learns Dx and Dy from the features; a number, or a pair (Dx, Dy), keeps them constant.
@@ -55,6 +57,8 @@ class GlobalLayer(nn.Module):
     norm_eps: eps of the four coefficient norms; None means `float(channels)`, which keeps velocities
         small; the ImageNet networks use 1e-5.
     residual: add f after the activation; False.
+    bounded: clamp the velocity to what the scheme, Du Fort-Frankel, carries stably (`stability` then reports
+        at most 1); False.
     act: activation module class, also in the coefficients; nn.ReLU.
 
     Parameters: 50 C by default, 46 C without bias; 26 C and 24 C with constant diffusivity.
@@ -86,6 +90,7 @@ class GlobalLayer(nn.Module):
         init: nn.Module | None = None,
         norm_eps: float | None = None,
         residual: bool = False,
+        bounded: bool = False,
         act: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
@@ -115,6 +120,11 @@ class GlobalLayer(nn.Module):
         self.start_from = start_from
         self.source = source
         self.residual = residual
+        self.bounded = bounded
+        if bounded and type(self.pde.scheme) is not DuFortFrankel:
+            raise UserError(
+                f"GlobalLayer: bounded=True is for the scheme DuFortFrankel(), not {self.pde.scheme!r}"
+            )
         self.init = init
 
         def coefficient() -> Coefficient:
@@ -145,9 +155,12 @@ class GlobalLayer(nn.Module):
         carrier = f if self.velocity_from == "f" else h
         u, v = self._pair(self.velocity_x(carrier), self.velocity_y(carrier), act)
         if self.diffusivity is not None:
-            return Fields(u, v, *self.diffusivity)
-        Dx, Dy = self._pair(self.diffusion_x(h), self.diffusion_y(h), act)
-        return Fields(u, v, Dx, Dy)
+            fields = Fields(u, v, *self.diffusivity)
+        else:
+            fields = Fields(u, v, *self._pair(self.diffusion_x(h), self.diffusion_y(h), act))
+        if self.bounded:
+            return Fields(*bounded_fields(fields.u, fields.v, fields.Dx, fields.Dy, self.pde))
+        return fields
 
     def _pair(self, a: Tensor, b: Tensor, act: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         if self.shared_product:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, final
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError, UserTypeError
 from ..ops import PDE, Boundary, DuFortFrankel
 from .blocks import Foldable, check_settings, norm_scale_shift
+from .bounded import diffusion_share
 from .diagnostics import Stability
 from .mode import eval_mode
 from .padding import pad_both
@@ -126,9 +127,7 @@ class UniformGlobalLayer(Foldable):
         if not self.bounded:
             return a, b, Dx, Dy
         Bx, By = Dx / dx**2, Dy / dy**2
-        total = Bx + By
-        some = total > 0
-        w = torch.where(some, Bx / torch.where(some, total, torch.ones_like(total)), 0.5)
+        w = diffusion_share(Bx, By)
         return (
             a.tanh() * w * (_BELOW_ONE * dx / dt),
             b.tanh() * (1 - w) * (_BELOW_ONE * dy / dt),
@@ -146,7 +145,7 @@ class UniformGlobalLayer(Foldable):
     def _evolve(self, h: Tensor) -> Tensor:
         if self.pde.steps == 0:
             return h
-        older, state, source = step_numbers(*(c.to(h.dtype) for c in self.coefficients(h)), self.pde)
+        older, state, source = step_numbers((c.to(h.dtype) for c in self.coefficients(h)), self.pde)
         first = state.clone()
         first[:, :, 1, 1] = older + source
         if self.pde.steps == 1:
@@ -232,7 +231,7 @@ class FoldedImageStep(nn.Module):
         if not (isinstance(h, torch.fx.Proxy) or torch.jit.is_tracing()):
             check_state(h, self.channels, "its input", who="UniformGlobalLayer")
         layer = self.layer
-        older, kernel, source = step_numbers(*(c.to(h.dtype) for c in layer.coefficients(h)), layer.pde)
+        older, kernel, source = step_numbers((c.to(h.dtype) for c in layer.coefficients(h)), layer.pde)
         centre = kernel.new_zeros(3, 3)
         centre[1, 1] = 1
         kernel = (kernel + (older + source)[..., None, None] * centre) * self.scale.view(1, -1, 1, 1)
@@ -244,11 +243,12 @@ class FoldedImageStep(nn.Module):
         return self.layer.pde_multiplies(height, width)
 
 
-def step_numbers(u: Tensor, v: Tensor, Dx: Tensor, Dy: Tensor, pde: PDE) -> tuple[Tensor, Tensor, Tensor]:
+def step_numbers(fields: Iterable[Tensor], pde: PDE) -> tuple[Tensor, Tensor, Tensor]:
     """(older, state, source): a step is `older H_old + state * H + source f`, with the 3x3 kernel `state`.
 
-    Coefficients (N or 1, C); the kernel (N or 1, C, 3, 3), the others as the coefficients.
+    fields: u, v, Dx, Dy, each (N or 1, C); the kernel is (N or 1, C, 3, 3), the others as the fields.
     """
+    u, v, Dx, Dy = fields
     dt, (dx, dy) = pde.dt, pde.spacing
     Ax, Ay, Bx, By = u * (dt / dx), v * (dt / dy), Dx * (dt / dx**2), Dy * (dt / dy**2)
     R = 1 / (1 + 2 * Bx + 2 * By)
@@ -297,7 +297,7 @@ def _one_convolution(layer: UniformGlobalLayer, scale: Tensor, shift: Tensor) ->
     """All steps and the norm as a depthwise convolution, computed in float64."""
     dtype = layer.numbers.dtype
     wide = copy.deepcopy(layer).double()
-    older, state, source = step_numbers(*wide.coefficients(wide.numbers), layer.pde)
+    older, state, source = step_numbers(wide.coefficients(wide.numbers), layer.pde)
     older, source, state = older[0, :, None, None], source[0, :, None, None], state[0]
     K, C = layer.pde.steps, layer.channels
     H = torch.zeros(C, 2 * K + 1, 2 * K + 1, dtype=torch.float64, device=shift.device)

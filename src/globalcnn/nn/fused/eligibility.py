@@ -152,6 +152,8 @@ def _why_part(part: nn.Module, name: str) -> str | None:
 def _why_settings(layer: GlobalLayer) -> str | None:
     if type(layer.pde) is not PDE or type(layer.pde.scheme) not in SCHEMES:
         return "its equation or scheme has no fused form"
+    if layer.bounded:
+        return "its velocity is bounded (bounded=True), which has no fused form"
     D = layer.diffusivity
     if D is not None and not (type(D) is tuple and len(D) == 2 and all(type(d) in (float, int) for d in D)):
         return "its diffusivity is not a pair of numbers"
