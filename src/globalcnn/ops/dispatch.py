@@ -96,7 +96,10 @@ _NATIVE: dict[str, tuple[type[Scheme], ...]] = {
     "layer": (DuFortFrankel,),
     "evolve": (DuFortFrankel,),
 }
-_TRITON: dict[str, tuple[type[Scheme], ...]] = {"solve": (DuFortFrankel,), "layer": (DuFortFrankel,)}
+_TRITON: dict[str, tuple[type[Scheme], ...]] = {
+    "solve": (DuFortFrankel, GatedSweeps),
+    "layer": (DuFortFrankel, GatedSweeps),
+}
 
 # in the order of preference for backend=None
 BACKENDS: dict[str, Backend] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..pde import Boundary
 from ..spec import BOUNDARIES, Pde
-from . import passes
+from . import passes, planes
 from .parts import NUMBERS
 
 # elements per program of a pass over memory, and the most that a program holds on chip, in float32
@@ -41,12 +41,16 @@ def view(A: Tensor | None) -> View:
 
 
 def numbers(pde: Pde, T: tl.dtype) -> tuple[tuple[float, ...], int]:
-    """`numbers` and PARTS of `parts.py`. In three parts of float32 a number has all digits of a float64."""
+    """`numbers` and PARTS of `parts.py`."""
     dt, dx, dy = pde.dt, pde.dx, pde.dy
     bx, by = dt / dx**2, dt / dy**2
     Bx, By = pde.Dx0 * bx, pde.Dy0 * by
     b = 2 * Bx + 2 * By
-    values = [dt / dx, dt / dy, bx, by, 2 * dt, Bx, By, 1 - b, 1 / (1 + b)]
+    return in_parts([dt / dx, dt / dy, bx, by, 2 * dt, Bx, By, 1 - b, 1 / (1 + b)], T)
+
+
+def in_parts(values: list[float], T: tl.dtype) -> tuple[tuple[float, ...], int]:
+    """NUMBERS numbers for `parts.number`; in three parts of float32 they have all digits of a float64."""
     assert len(values) == NUMBERS
     if T is not tl.float64:
         return tuple(values), 1
@@ -74,9 +78,13 @@ def _side_by_side(A: Tensor) -> bool:
     return A.stride(1) == 1 and A.shape[1] > 1 and A.shape[2] * A.shape[3] > 1
 
 
-def pass_tile(like: Tensor, elements: int) -> tuple[int, int]:
-    """P, S for a kernel that passes over memory once: largest along the contiguous axis."""
-    channels, positions = _power_of_two(like.shape[1]), _power_of_two(like.shape[2] * like.shape[3])
+def pass_tile(like: Tensor, elements: int, in_plane: int | None = None) -> tuple[int, int]:
+    """P, S for a kernel that passes over memory once: largest along the contiguous axis.
+
+    in_plane: how many positions of a plane are tiled; None: all.
+    """
+    in_plane = like.shape[2] * like.shape[3] if in_plane is None else in_plane
+    channels, positions = _power_of_two(like.shape[1]), _power_of_two(in_plane)
     if _side_by_side(like):
         P = min(channels, 64, elements)
         return P, min(positions, elements // P)
@@ -110,23 +118,56 @@ def warps_for(tile: tuple[int, ...], per_thread: int = 4) -> int:
 
 
 def launch(
-    kernel: Any, like: Tensor, tile: tuple[int, ...], *arguments: Any, per_thread: int = 4, **settings: Any
+    kernel: Any,
+    like: Tensor,
+    tile: tuple[int, ...],
+    *arguments: Any,
+    per_thread: int = 4,
+    in_plane: int | None = None,
+    **settings: Any,
 ) -> None:
-    """Run a kernel over all of `like` in tiles P, S or P, X, Y."""
+    """Run a kernel over all of `like`, or `in_plane` positions of each plane, in tiles P, S or P, X, Y."""
     N, C, H, W = like.shape
     programs = N * triton.cdiv(C, tile[0])
     if len(tile) == 2:
-        programs *= triton.cdiv(H * W, tile[1])
+        programs *= triton.cdiv(H * W if in_plane is None else in_plane, tile[1])
     sides = dict(zip("PS" if len(tile) == 2 else "PXY", tile, strict=True))
     with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
         kernel[(programs,)](*arguments, **settings, **sides, num_warps=warps_for(tile, per_thread))
+
+
+def scratch(like: Tensor, T: tl.dtype) -> Tensor:
+    """Memory for one map in the dtype T of the arithmetic."""
+    return torch.empty_like(like, dtype=_WIDE[T])
+
+
+def coefficients(
+    like: Tensor,
+    h: Tensor,
+    carrier: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    T: tl.dtype,
+    network: dict[str, Any],
+) -> tuple[View, ...]:
+    """A layer's u, v, Dx, Dy in scratch memory; Dx, Dy None where diffusion is constant."""
+    made: list[View] = []
+    for _ in range(weight.shape[0] // 2):
+        a = view(scratch(like, T))
+        made += [a, a if network["PRODUCT"] else view(scratch(like, T))]
+    made += [None] * (4 - len(made))
+    launch(
+        planes.fields, like, pass_tile(like, PASS_ELEMENTS), *made, view(h), view(carrier), weight, bias,
+        *like.shape[1:], T=T, **network,
+    )  # fmt: skip
+    return tuple(made)
 
 
 class Problem:
     """Arguments of every launch of one solve."""
 
     def __init__(self, like: Tensor, T: tl.dtype, pde: Pde) -> None:
-        self.like, self.T, self.wide = like, T, _WIDE[T]
+        self.like, self.T = like, T
         self.numbers, parts = numbers(pde, T)
         _, C, H, W = like.shape
         self.sizes = (C, H, W, reach(pde.dx, H, pde.boundary), reach(pde.dy, W, pde.boundary))
@@ -134,7 +175,7 @@ class Problem:
 
     def scratch(self) -> Tensor:
         """Memory for one map in the dtype of the arithmetic."""
-        return torch.empty_like(self.like, dtype=self.wide)
+        return scratch(self.like, self.T)
 
     def step(
         self,

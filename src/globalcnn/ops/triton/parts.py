@@ -60,6 +60,14 @@ def put(view, n, c, i, j, exists, value):
 
 
 @triton.jit
+def add_to(so_far, to, n, c, i, j, exists, value, T: constexpr):
+    """to = so_far + value; `so_far` may be the same memory, or None for nothing so far."""
+    if so_far is not None:
+        value += at(so_far, n, c, i, j, exists, T)
+    put(to, n, c, i, j, exists, value)
+
+
+@triton.jit
 def _into(m, period):
     """m modulo the period, for -period <= m < 2 period."""
     m = tl.where(m < 0, m + period, m)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-from .parts import NEUMANN, at, beyond, diffusion, finish, number, odd, put, readers, tile
+from .parts import NEUMANN, add_to, at, beyond, diffusion, finish, number, odd, put, readers, tile
 
 
 @triton.jit
@@ -131,14 +131,6 @@ def collected(
         to_h += minus + plus
         to_velocity += e_minus - e_plus if mirror == 1 else e_plus - e_minus
     return to_h, to_velocity
-
-
-@triton.jit
-def add_to(so_far, to, n, c, i, j, exists, value, T: constexpr):
-    """to = so_far + value; `so_far` may be the same memory, or None for nothing so far."""
-    if so_far is not None:
-        value += at(so_far, n, c, i, j, exists, T)
-    put(to, n, c, i, j, exists, value)
 
 
 @triton.jit

@@ -5,25 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from .. import spec
-from ..schemes import DuFortFrankel
+from ..schemes import DuFortFrankel, GatedSweeps
 from ..torch_ops import decomposition
-from . import passes, planes
+from . import passes, planes, run_sweeps
 from .launch import (
     BACKWARD_ELEMENTS,
     COMPUTE,
-    PASS_ELEMENTS,
     Problem,
     View,
+    coefficients,
     launch,
     pass_tile,
     plane_tile,
     view,
 )
 
-_DU_FORT_FRANKEL = spec.SCHEMES.index(DuFortFrankel)  # the scheme of the kernels; others run in plain PyTorch
+
+def _sweeps(pde: spec.Pde) -> bool:
+    return spec.SCHEMES[pde.scheme] is GatedSweeps
+
+
+def _arithmetic(like: Tensor, pde: spec.Pde) -> tl.dtype | None:
+    """The dtype to compute in; None for dtypes and schemes without kernels, which run in plain PyTorch."""
+    known = spec.SCHEMES[pde.scheme] in (DuFortFrankel, GatedSweeps)
+    return COMPUTE.get(like.dtype) if known else None
 
 
 def solve(*arguments: Any) -> Tensor:
@@ -36,9 +45,11 @@ def solve(*arguments: Any) -> Tensor:
         return out
     if steps == 0:
         return out.copy_(h)
-    T = COMPUTE.get(h.dtype)
-    if T is None or a.pde.scheme != _DU_FORT_FRANKEL:
+    T = _arithmetic(h, a.pde)
+    if T is None:
         return decomposition.solve(*arguments)
+    if _sweeps(a.pde):
+        return run_sweeps.solve(out, a, T)
     problem = Problem(out, T, a.pde)
     fields = tuple(map(view, (a.f, a.u, a.v, a.Dx, a.Dy)))
     whole = plane_tile(out, T) if steps > 1 else None
@@ -58,8 +69,8 @@ def solve_backward(*arguments: Any) -> tuple[Tensor, ...]:
     a: spec.SolveBackward = spec.SOLVE_BACKWARD.unpack(arguments)
     grad, h, steps = a.grad, a.h, a.pde.steps
     inputs = (a.h, a.h_old, a.f, a.u, a.v, a.Dx, a.Dy)
-    T = COMPUTE.get(h.dtype)
-    if T is None or a.pde.scheme != _DU_FORT_FRANKEL:
+    T = _arithmetic(h, a.pde)
+    if T is None:
         return decomposition.solve_backward(*arguments)
     gradients = tuple(h.new_empty(0) if A is None else torch.empty_like(h) for A in inputs)
     if h.numel() == 0:
@@ -68,6 +79,9 @@ def solve_backward(*arguments: Any) -> tuple[Tensor, ...]:
         gradients[0].copy_(grad)
         for gradient in gradients[1:]:
             gradient.zero_()
+        return gradients
+    if _sweeps(a.pde):
+        run_sweeps.solve_backward(gradients, a, T)
         return gradients
     problem = Problem(gradients[0], T, a.pde)
     _adjoint(problem, grad, inputs, gradients, steps)
@@ -111,14 +125,15 @@ def layer(*arguments: Any) -> Tensor:
     spec.LAYER.check(arguments)
     a: spec.Layer = spec.LAYER.unpack(arguments)
     h, f, steps = a.h, a.f, a.pde.steps
-    T = COMPUTE.get(a.weight.dtype)
+    T = _arithmetic(a.weight, a.pde)
     out = torch.empty_like(h)
     if h.numel() == 0:
         return out
     whole = None if T is None else plane_tile(out, T)
-    plain = T is None or h.dtype not in COMPUTE or (whole is None and steps == 0)
-    if plain or a.pde.scheme != _DU_FORT_FRANKEL:
+    if T is None or h.dtype not in COMPUTE or (whole is None and steps == 0):
         return decomposition.layer(*arguments)
+    if _sweeps(a.pde):
+        return run_sweeps.layer(out, a, T) if steps else decomposition.layer(*arguments)
     problem = Problem(out, T, a.pde)
     weight, bias, scale, shift = (A.contiguous() for A in (a.weight, a.bias, a.scale, a.shift))
     carrier = f if a.velocity_from_f else h
@@ -131,23 +146,7 @@ def layer(*arguments: Any) -> Tensor:
             LEARNED=weight.shape[0] == 4, START_FROM_H=a.start_from_h, SOURCE=a.source,
         )  # fmt: skip
         return out
-    u, v, Dx, Dy = _fields(problem, h, carrier, weight, bias, network)
-    driven = (view(f) if a.source else None, u, v, Dx, Dy)
+    made = coefficients(out, h, carrier, weight, bias, T, network)
+    driven = (view(f) if a.source else None, *made)
     problem.evolve(out, h, h if a.start_from_h else f, driven, steps, finish, a.act)
     return out
-
-
-def _fields(
-    problem: Problem, h: Tensor, carrier: Tensor, weight: Tensor, bias: Tensor, network: dict[str, Any]
-) -> list[View]:
-    """u, v, Dx, Dy in scratch memory; Dx, Dy None where diffusion is constant."""
-    made: list[View] = []
-    for _ in range(weight.shape[0] // 2):
-        a = view(problem.scratch())
-        made += [a, a if network["PRODUCT"] else view(problem.scratch())]
-    made += [None] * (4 - len(made))
-    launch(
-        planes.fields, problem.like, pass_tile(problem.like, PASS_ELEMENTS), *made, view(h), view(carrier),
-        weight, bias, *problem.sizes[:3], T=problem.T, **network,
-    )  # fmt: skip
-    return made
