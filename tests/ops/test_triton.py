@@ -49,6 +49,12 @@ def test_in_the_interpreter(which):
 
 @needs_triton
 @pytest.mark.slow
+def test_the_sweeps_in_the_interpreter():
+    passes("triton_sweep_checks.py", TRITON_INTERPRET="1")
+
+
+@needs_triton
+@pytest.mark.slow
 def test_through_the_compiler(tmp_path):
     passes("triton_compiles.py", TRITON_CACHE_DIR=str(tmp_path))
 
@@ -57,6 +63,7 @@ def test_through_the_compiler(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu():
     passes("triton_checks.py")
+    passes("triton_sweep_checks.py")
 
 
 def test_the_package_alone_touches_nothing():

@@ -24,14 +24,16 @@ from globalcnn.ops import BACKENDS, spec, torch_ops
 from globalcnn.ops import triton as backend
 from globalcnn.ops.judge import judge
 from globalcnn.ops.pde import PDE, Boundary
+from globalcnn.ops.schemes import DuFortFrankel
 from globalcnn.ops.torch_ops import decomposition
 
 pytest.importorskip("triton")
-from globalcnn.ops.triton import launch, passes, planes, run
+from globalcnn.ops.triton import launch, passes, planes, run, run_sweeps
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(2, 2, 5, 4), (1, 2, 6, 5), (1, 1, 1, 1), (1, 3, 1, 9), (2, 1, 7, 1), (1, 3, 3, 6)]
+DU_FORT_FRANKEL = DuFortFrankel()
 ACTIVATION_NUMBERS = range(len(spec.ACTIVATIONS))
 SPACINGS = [(1, 1), (1, 2), (3, 1), (4, 5), (9, 12), (2, 23)]
 
@@ -86,7 +88,7 @@ def solver(run):
     return solve
 
 
-def layer_arguments(shape, dtype, pick, *, boundary, act, steps=1, product=None):
+def layer_arguments(shape, dtype, pick, *, boundary, act, steps=1, product=None, scheme=DU_FORT_FRANKEL):
     """Arguments of `globalcnn::layer` with options drawn by `pick`."""
     g = torch.Generator().manual_seed(pick.randrange(2**31))
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -105,7 +107,14 @@ def layer_arguments(shape, dtype, pick, *, boundary, act, steps=1, product=None)
     flags = [pick.random() < 0.5 for _ in range(5)]
     if product is not None:
         flags[0] = product
-    numbers = (*diffusion, steps, 0.2, *spacing, spec.BOUNDARIES.index(boundary), 0, 0, False)
+    numbers = (
+        *diffusion,
+        steps,
+        0.2,
+        *spacing,
+        spec.BOUNDARIES.index(boundary),
+        *spec.scheme_numbers(scheme),
+    )
     return (h, f, weight, bias, scale, shift, *numbers, act, *flags)
 
 
@@ -277,7 +286,7 @@ def with_fault(module, right, wrong, tmp_path, monkeypatch):
     """A copy of a module of kernels with one term changed, put in its place."""
     source = Path(module.__file__).read_text()
     assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times in {module.__name__}"
-    source = re.sub(r"from \.parts", "from globalcnn.ops.triton.parts", source.replace(right, wrong))
+    source = re.sub(r"from \.(\w)", r"from globalcnn.ops.triton.\1", source.replace(right, wrong))
     path = tmp_path / f"faulty_{abs(hash((right, wrong)))}.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -285,9 +294,9 @@ def with_fault(module, right, wrong, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, path.stem, faulty)
     spec.loader.exec_module(faulty)
     name = module.__name__.split(".")[-1]
-    monkeypatch.setattr(run, name, faulty)
-    if name == "passes":
-        monkeypatch.setattr(launch, name, faulty)
+    for user in (launch, run, run_sweeps):
+        if getattr(user, name, None) is module:
+            monkeypatch.setattr(user, name, faulty)
 
 
 @pytest.mark.parametrize(("where", "right", "wrong"), [(m, *fault) for m in FAULTS for fault in FAULTS[m]])

@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 import triton
 from triton.backends.compiler import GPUTarget
 
-from globalcnn.ops.triton import launch, run
+from globalcnn.ops.triton import launch, run, run_sweeps
 
 GPUS = [80, 90]
 
@@ -43,13 +43,13 @@ def compiled(request, monkeypatch):
     """What was compiled so far: names of kernels and their machine code."""
     found = []
 
-    def compile_only(kernel, like, tile, *arguments, per_thread=4, **settings):
+    def compile_only(kernel, like, tile, *arguments, per_thread=4, in_plane=None, **settings):
         sides = dict(zip("PS" if len(tile) == 2 else "PXY", tile, strict=True))
         warps = launch.warps_for(tile, per_thread)
         made = kernel.warmup(*arguments, **settings, **sides, num_warps=warps, grid=(1,))
         found.append((kernel.__name__, made.asm["cubin"]))
 
-    for module in (launch, run):
+    for module in (launch, run, run_sweeps):
         monkeypatch.setattr(module, "launch", compile_only)
     triton.runtime.driver.set_active(Imagined(request.param))
     return found
@@ -98,4 +98,27 @@ def test_the_layer(compiled, shape, fields, k, act, product, kernels):
     weight, bias, scale, shift = (torch.empty(s) for s in ((fields, C, k, k), (fields, C), C, C))
     numbers = (0.5, 1.0, 1, 0.2, 1, 1, 0, 0, 0, False)
     backend.layer(h, f, weight, bias, scale, shift, *numbers, act, product, False, False, True, True)
+    assert names(compiled) == kernels
+
+
+@pytest.mark.parametrize(("gate", "dtype"), [(0, torch.bfloat16), (1, torch.float64), (2, torch.float16)])
+def test_the_sweeps(compiled, gate, dtype):
+    grad, *c = state((2, 16, 32, 32), dtype)
+    walls, ring = (0.0, 0.0, 1, 0.2, 1, 1, 1, 1, gate, False), (0.0, 0.0, 1, 0.2, 2, 1, 0, 1, gate, True)
+    backend.solve(*c, *walls)
+    assert names(compiled) == ["solve_planes"]
+    for pde in (walls, ring):
+        compiled.clear()
+        backend.solve_backward(grad, *c, *pde)
+        assert names(compiled) == ["sweep"] * 4 + ["sweep_adjoint"] * 4
+
+
+@pytest.mark.parametrize(
+    ("side", "kernels"), [(32, ["layer_planes"]), (80, ["fields", "sweep", "sweep", "sweep", "sweep"])]
+)
+def test_the_layer_with_sweeps(compiled, side, kernels):
+    h, f, *_ = state((2, 6, side, side), torch.bfloat16, torch.channels_last)
+    weight, bias, scale, shift = (torch.empty(s) for s in ((4, 6, 3, 3), (4, 6), 6, 6))
+    numbers = (0.0, 0.0, 1, 0.2, 1, 1, 2, 1, 1, True)
+    backend.layer(h, f, weight, bias, scale, shift, *numbers, 1, False, False, False, True, True)
     assert names(compiled) == kernels

@@ -35,8 +35,8 @@ def gates(
     BOUNDARY: constexpr, T: constexpr, PARTS: constexpr,
 ):  # fmt: skip
     """Forward and backward along an axis with indices m; 0 where nothing may flow in."""
-    forward, _, _ = gate_of(V, D, numbers, ALONG_X, False, CONSTANT, GATE, T, PARTS)
-    backward, _, _ = gate_of(V, D, numbers, ALONG_X, True, CONSTANT, GATE, T, PARTS)
+    forward = gate_of(V, D, numbers, ALONG_X, False, CONSTANT, GATE, T, PARTS)
+    backward = gate_of(V, D, numbers, ALONG_X, True, CONSTANT, GATE, T, PARTS)
     after, before = exists, exists
     if BOUNDARY == NEUMANN:
         after, before = exists & (m > 0), exists & (m < size - 1)

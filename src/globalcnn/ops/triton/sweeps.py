@@ -21,48 +21,88 @@ TRANSPORT, SIGMOID, RATIONAL = (constexpr(i) for i in range(3))
 
 
 @triton.jit
+def transport_number(
+    V, D, numbers, ALONG_X: constexpr, REVERSE: constexpr, CONSTANT: constexpr, T: constexpr, PARTS: constexpr
+):
+    """a = D dt/dx^2 + max(+-u, 0) dt/dx; and +-dt/dx, dt/dx^2."""
+    AXIS: constexpr = 0 if ALONG_X else 1
+    alpha, beta = number(numbers, AXIS, T, PARTS), number(numbers, 2 + AXIS, T, PARTS)
+    if REVERSE:
+        alpha = -alpha
+    flow = alpha * V
+    if CONSTANT:
+        a = tl.where(flow < 0, 0.0, flow) + number(numbers, 5 + AXIS, T, PARTS)
+    else:
+        a = tl.where(flow < 0, 0.0, flow) + beta * tl.where(D < 0, 0.0, D)
+    return a, alpha, beta
+
+
+@triton.jit
+def logit(
+    V, D, numbers, ALONG_X: constexpr, REVERSE: constexpr, CONSTANT: constexpr, T: constexpr, PARTS: constexpr
+):
+    """What the gate of a sweep is predicted from: V, or D where it runs backward."""
+    z = V
+    if REVERSE:
+        if CONSTANT:
+            z = number(numbers, 7 if ALONG_X else 8, T, PARTS) + tl.zeros(V.shape, T)
+        else:
+            z = D
+    return z
+
+
+@triton.jit
 def gate_of(
     V, D, numbers, ALONG_X: constexpr, REVERSE: constexpr, CONSTANT: constexpr, GATE: constexpr,
     T: constexpr, PARTS: constexpr,
 ):  # fmt: skip
-    """A gate from the fields V (u or v) and D, its derivative, and whose: by V and by D.
+    """A gate from the fields V (u or v) and D along its axis.
 
     CONSTANT: D is one of `numbers`, and what is given for it is not used.
     """
-    AXIS: constexpr = 0 if ALONG_X else 1
     if GATE == TRANSPORT:
-        alpha, beta = number(numbers, AXIS, T, PARTS), number(numbers, 2 + AXIS, T, PARTS)
-        if REVERSE:
-            alpha = -alpha
-        if CONSTANT:
-            B = number(numbers, 5 + AXIS, T, PARTS)
-            by_D = tl.zeros(V.shape, T)
-        else:
-            B = beta * tl.where(D < 0, 0.0, D)
-            by_D = tl.where(D < 0, 0.0, beta)
-        a = B + tl.where(alpha * V < 0, 0.0, alpha * V)
-        R = 1 / (1 + a)
-        g = a * R
-        by_V, by_D = tl.where(alpha * V > 0, alpha, 0.0) * R * R, by_D * R * R
+        a, _, _ = transport_number(V, D, numbers, ALONG_X, REVERSE, CONSTANT, T, PARTS)
+        g = a / (1 + a)
     else:
-        if not REVERSE:
-            z = V
-        elif CONSTANT:
-            z = number(numbers, 7 + AXIS, T, PARTS) + tl.zeros(V.shape, T)
-        else:
-            z = D
+        z = logit(V, D, numbers, ALONG_X, REVERSE, CONSTANT, T, PARTS)
         if GATE == SIGMOID:
             g = 1 / (1 + tl.exp(-z))
-            slope = g * (1 - g)
+        else:
+            g = 0.5 + 0.5 * z / (1 + tl.abs(z))
+    return g
+
+
+@triton.jit
+def slopes_of(
+    V, D, numbers, ALONG_X: constexpr, REVERSE: constexpr, CONSTANT: constexpr, GATE: constexpr,
+    T: constexpr, PARTS: constexpr,
+):  # fmt: skip
+    """The derivatives of `gate_of` by V and by D. With logits one of the two is not to be used."""
+    if GATE == TRANSPORT:
+        a, alpha, beta = transport_number(V, D, numbers, ALONG_X, REVERSE, CONSTANT, T, PARTS)
+        R = 1 / (1 + a)
+        by_V = tl.where(alpha * V > 0, alpha, 0.0) * R * R
+        by_D = tl.where(D < 0, 0.0, beta) * R * R
+    else:
+        z = logit(V, D, numbers, ALONG_X, REVERSE, CONSTANT, T, PARTS)
+        if GATE == SIGMOID:
+            g = 1 / (1 + tl.exp(-z))
+            by_V = g * (1 - g)
         else:
             R = 1 / (1 + tl.abs(z))
-            g = 0.5 + 0.5 * z * R
-            slope = 0.5 * R * R
-        if REVERSE:
-            by_V, by_D = tl.zeros(V.shape, T), slope
-        else:
-            by_V, by_D = slope, tl.zeros(V.shape, T)
-    return g, by_V, by_D
+            by_V = 0.5 * R * R
+        by_D = by_V
+    return by_V, by_D
+
+
+@triton.jit
+def fields_at(V, D, n, c, i, j, exists, T: constexpr):
+    """V and D at (n, c, i, j); without D anything."""
+    value = at(V, n, c, i, j, exists, T)
+    diffusion = value
+    if D is not None:
+        diffusion = at(D, n, c, i, j, exists, T)
+    return value, diffusion
 
 
 @triton.jit
@@ -71,10 +111,7 @@ def gate_at(
     T: constexpr, PARTS: constexpr,
 ):  # fmt: skip
     """`gate_of` the fields at (n, c, i, j)."""
-    value = at(V, n, c, i, j, exists, T)
-    diffusion = value
-    if D is not None:
-        diffusion = at(D, n, c, i, j, exists, T)
+    value, diffusion = fields_at(V, D, n, c, i, j, exists, T)
     return gate_of(value, diffusion, numbers, ALONG_X, REVERSE, D is None, GATE, T, PARTS)
 
 
@@ -123,7 +160,7 @@ def start(
     for k in range(length):
         distance = (length - 1 - k if REVERSE else k) * offset
         row, column, _ = moved(i, j, exists, distance, H, W, ALONG_X, PERIODIC)
-        g, _, _ = gate_at(V, D, n, c, row, column, exists, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
+        g = gate_at(V, D, n, c, row, column, exists, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
         g, _ = closed(g)
         value = at(x, n, c, row, column, exists, T)
         if f is not None:
@@ -152,7 +189,7 @@ def sweep(
     for k in range(length):
         distance = (length - 1 - k if REVERSE else k) * offset
         row, column, here = moved(i, j, exists, distance, H, W, ALONG_X, BOUNDARY)
-        g, _, _ = gate_at(V, D, n, c, row, column, here, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
+        g = gate_at(V, D, n, c, row, column, here, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
         value = at(x, n, c, row, column, here, T)
         if f is not None:
             value += number(numbers, 4, T, PARTS) * at(f, n, c, row, column, here, T)
@@ -177,7 +214,7 @@ def arriving(
     for k in range(length):
         distance = (k if REVERSE else length - 1 - k) * offset
         row, column, _ = moved(i, j, exists, distance, H, W, ALONG_X, PERIODIC)
-        g, _, _ = gate_at(V, D, n, c, row, column, exists, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
+        g = gate_at(V, D, n, c, row, column, exists, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
         g, _ = closed(g)
         q = g * (at(grad, n, c, row, column, exists, T) + q)
         total = (1 - g) + g * total
@@ -202,7 +239,9 @@ def sweep_adjoint(
     for k in range(length):
         distance = (k if REVERSE else length - 1 - k) * offset
         row, column, here = moved(i, j, exists, distance, H, W, ALONG_X, BOUNDARY)
-        g, by_V, by_D = gate_at(V, D, n, c, row, column, here, numbers, ALONG_X, REVERSE, GATE, T, PARTS)
+        velocity, diffusion = fields_at(V, D, n, c, row, column, here, T)
+        g = gate_of(velocity, diffusion, numbers, ALONG_X, REVERSE, D is None, GATE, T, PARTS)
+        by_V, by_D = slopes_of(velocity, diffusion, numbers, ALONG_X, REVERSE, D is None, GATE, T, PARTS)
         upstream = offset if REVERSE else -offset
         row_before, column_before, has = moved(row, column, here, upstream, H, W, ALONG_X, BOUNDARY)
         value = at(x, n, c, row, column, here, T)
