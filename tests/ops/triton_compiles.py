@@ -101,16 +101,20 @@ def test_the_layer(compiled, shape, fields, k, act, product, kernels):
     assert names(compiled) == kernels
 
 
-@pytest.mark.parametrize(("gate", "dtype"), [(0, torch.bfloat16), (1, torch.float64), (2, torch.float16)])
-def test_the_sweeps(compiled, gate, dtype):
-    grad, *c = state((2, 16, 32, 32), dtype)
-    walls, ring = (0.0, 0.0, 1, 0.2, 1, 1, 1, 1, gate, False), (0.0, 0.0, 1, 0.2, 2, 1, 0, 1, gate, True)
-    backend.solve(*c, *walls)
-    assert names(compiled) == ["solve_planes"]
-    for pde in (walls, ring):
-        compiled.clear()
-        backend.solve_backward(grad, *c, *pde)
-        assert names(compiled) == ["sweep"] * 4 + ["sweep_adjoint"] * 4
+def test_the_sweeps(compiled):
+    grad, *c = state((2, 16, 32, 32), torch.bfloat16)
+    for gate in range(3):
+        backend.solve(*c, 0.0, 0.0, 1, 0.2, 1, 1, 1, 1, gate, False)
+    assert names(compiled) == ["solve_planes"] * 3
+    compiled.clear()
+    backend.solve_backward(grad, *c, 0.0, 0.0, 1, 0.2, 1, 1, 1, 1, 0, False)
+    assert names(compiled) == ["sweep"] * 4 + ["sweep_adjoint"] * 4
+
+
+def test_the_sweeps_around_a_ring_in_double_precision(compiled):
+    grad, *c = state((2, 3, 9, 5), torch.float64)
+    backend.solve_backward(grad, *c, 0.0, 0.0, 1, 0.2, 2, 1, 0, 1, 1, True)
+    assert names(compiled) == ["sweep"] * 4 + ["sweep_adjoint"] * 4
 
 
 @pytest.mark.parametrize(

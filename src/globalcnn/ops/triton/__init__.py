@@ -4,7 +4,7 @@ Storage is float32, bfloat16, float16 or float64; the arithmetic is float32, for
 go to the eager backend. Nothing is read back to the host and no shape depends on data, so calls can be
 captured in CUDA graphs; no kernel uses atomics, so results repeat bit for bit.
 
-Counted per element of the map, where T is the number of input tensors: 7 with learned diffusion and a source,
+Counted per element of the map, for the scheme DuFortFrankel, where T is the number of input tensors: 7 with learned diffusion and a source,
 5 with constant diffusion. A neighbour is read from cache.
 
 operator        maps    K       passes over memory, what they move
@@ -26,6 +26,12 @@ memory 1024, since 4 channels must fit side by side. A program keeps whole plane
 neighbours, also those of the velocity, are exchanged on chip, so the layer computes each coefficient once and
 stores none. On larger maps the coefficients go through memory: computing the velocity again at four
 neighbours would take 5 k^2 loads per element in the place of k^2.
+
+For GatedSweeps a small map (spacing 1, between walls) takes one pass as well, in solve and layer. Elsewhere
+each of the 4 K sweeps is a pass that reads a level and two fields (on a ring twice) and writes a level; the
+first of a step reads f, too, and a layer writes its coefficients before. Backward, 8 K - 4 passes compute the
+levels, and 4 K adjoint ones read also a gradient and a level, and write it and those of up to three inputs.
+K + 5 levels and up to 5 sums of gradients are held between passes.
 
 Importing this package neither imports Triton nor touches a GPU.
 """

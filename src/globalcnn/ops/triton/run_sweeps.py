@@ -66,29 +66,45 @@ def solve_backward(gradients: tuple[Tensor, ...], a: spec.SolveBackward, T: tl.d
     problem = Sweeps(to_h, T, a.pde)
     f, fields = view(a.f), (view(a.u), view(a.v), view(a.Dx), view(a.Dy))
     to_h_old.zero_()
-    of_f = Sums(to_f, a.pde.steps, problem)
-    of_V = [Sums(to, a.pde.steps * problem.sweeps_of_velocity, problem) for to in (to_u, to_v)]
-    of_D = [Sums(to, a.pde.steps * problem.sweeps_of_diffusion, problem) for to in (to_Dx, to_Dy)]
+    steps = a.pde.steps
+    of_f = Sums(to_f, steps, problem)
+    of_V = [Sums(to, steps * problem.sweeps_of_velocity, problem) for to in (to_u, to_v)]
+    of_D = [Sums(to, steps * problem.sweeps_of_diffusion, problem) for to in (to_Dx, to_Dy)]
     starts = [view(a.h)]
-    for _ in range(a.pde.steps - 1):
+    for _ in range(steps - 1):
         starts.append(problem.step(starts[-1], f, fields)[-1])
     grad = view(a.grad)
-    for k in reversed(range(a.pde.steps)):
-        first = starts.pop()
-        states = [first, *problem.step(first, f, fields)]
-        for m in reversed(range(4)):
-            s = problem.sweeps[m]
-            to = view(to_h if k == m == 0 else problem.scratch())
-            sums = (
-                of_f.add() if m == 0 else (None, None),
-                of_V[s.axis].add() if problem.reads_velocity(s) else (None, None),
-                of_D[s.axis].add() if problem.reads_diffusion(s) else (None, None),
-            )
-            problem.launch_along(
-                sweeps.sweep_adjoint, s, grad, states[m], f if m == 0 else None, states[m + 1],
-                fields[s.axis], fields[2 + s.axis], to, *(A for pair in sums for A in pair),
-            )  # fmt: skip
-            grad = to
+    for k in reversed(range(steps)):
+        to = view(to_h) if k == 0 else view(problem.scratch())
+        _adjoint_of_step(problem, grad, starts.pop(), f, fields, (of_f, of_V, of_D), to)
+        grad = to
+
+
+def _adjoint_of_step(
+    problem: Sweeps,
+    grad: View,
+    h: View,
+    f: View,
+    fields: tuple[View, ...],
+    sums: tuple[Sums, list[Sums], list[Sums]],
+    to_h: View,
+) -> None:
+    """to_h = the gradient of h from that of the level after it; adds to the sums for f, (u, v), (Dx, Dy)."""
+    of_f, of_V, of_D = sums
+    states = [h, *problem.step(h, f, fields)]
+    for m in reversed(range(4)):
+        s = problem.sweeps[m]
+        to = view(problem.scratch()) if m else to_h
+        added = (
+            (None, None) if m else of_f.add(),
+            of_V[s.axis].add() if problem.reads_velocity(s) else (None, None),
+            of_D[s.axis].add() if problem.reads_diffusion(s) else (None, None),
+        )
+        problem.launch_along(
+            sweeps.sweep_adjoint, s, grad, states[m], None if m else f, states.pop(), fields[s.axis],
+            fields[2 + s.axis], to, *(A for pair in added for A in pair),
+        )  # fmt: skip
+        grad = to
 
 
 @dataclass(frozen=True)
