@@ -4,8 +4,8 @@ Storage is float32, bfloat16, float16 or float64; the arithmetic is float32, for
 go to the eager backend. Nothing is read back to the host and no shape depends on data, so calls can be
 captured in CUDA graphs; no kernel uses atomics, so results repeat bit for bit.
 
-Counted per element of the map, for the scheme DuFortFrankel, where T is the number of input tensors: 7 with learned diffusion and a source,
-5 with constant diffusion. A neighbour is read from cache.
+Counted per element of the map, for the scheme DuFortFrankel, where T is the number of input tensors: 7 with
+learned diffusion and a source, 5 with constant diffusion. A neighbour is read from cache.
 
 operator        maps    K       passes over memory, what they move
 solve           small   any     1: T read, 1 written
