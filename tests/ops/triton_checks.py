@@ -130,8 +130,7 @@ def way(request, monkeypatch):
     """Both ways that solve and layer can take, also with several tiles for one plane."""
     if request.param == "in passes":
         monkeypatch.setattr(launch, "CHIP_ELEMENTS", 0)
-        for module in (launch, run):
-            monkeypatch.setattr(module, "PASS_ELEMENTS", 16)
+        monkeypatch.setattr(launch, "PASS_ELEMENTS", 16)
         monkeypatch.setattr(run, "BACKWARD_ELEMENTS", 16)
     return request.param
 
