@@ -159,5 +159,5 @@ class Held(nn.Module):
 def without_repetitions() -> nn.Module:
     """Every layer changes the shape."""
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10)
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.Flatten(1), nn.Linear(576, 10)
     )

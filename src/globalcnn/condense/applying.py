@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import UserError, UserTypeError
+from ..graph import eval_mode
 from ..measure.probe import checked_model
 from ..models import Place, put_places, source_of
 from ..models.condensed import condensed_source
@@ -51,7 +53,38 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         why = why_not_removed(model, place.name)
         if why is not None:
             raise UserError(f"apply: {why}")
-    return with_places(model, places)
+    network = with_places(model, places)
+    _check_runs(model, network, plan)
+    return network
+
+
+def _check_runs(model: nn.Module, network: nn.Module, plan: Plan) -> None:
+    """Raise `UserError` where the original runs on zeros of the plan's example, and the new network does not.
+
+    A plan that was edited may take out a block that changes the shape.
+    """
+    if len(plan.example) != 4:
+        return
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    like = tensors[0] if tensors else torch.empty(0)
+    images = torch.zeros(1, *plan.example[1:], device=like.device, dtype=like.dtype)
+    reason = _failure(network, images)
+    if reason is not None and _failure(model, images) is None:
+        raise UserError(
+            f"apply: the network of this plan does not run: {reason}; every block that it removes must keep "
+            f"the shape of its map ({', '.join(s.name for s in plan.chosen)[:200]})"
+        )
+
+
+def _failure(network: nn.Module, images: Tensor) -> str | None:
+    try:
+        with eval_mode(network), torch.no_grad():
+            network(images)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a network's forward may raise anything
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return None
 
 
 def with_places(model: nn.Module, places: tuple[Place, ...], *, share: bool = False) -> nn.Module:

@@ -17,8 +17,6 @@ from ..models.placeable import check_settings, placeable
 
 def checked_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     """The arguments of the forward, detached; `UserError` for what cannot be an example."""
-    if isinstance(example, nn.Module) or isinstance(model, Tensor):
-        raise UserTypeError("plan: give the model first, then the example input")
     if isinstance(example, (torch.Size, tuple, list)) and example and all(type(v) is int for v in example):
         raise UserTypeError(
             f"plan: example_input={tuple(example)} is a shape; give a batch, such as "

@@ -79,7 +79,7 @@ def choose(stages: Sequence[Stage], before: Cost, budget: Budget) -> tuple[Stage
         if not left:
             raise _unreachable(stages, before, budget)
         chosen.append(max(left, key=_gain(over)))
-    for stage in list(chosen):
+    for stage in sorted(chosen, key=lambda s: -saved_by(s).params):
         rest = [s for s in chosen if s is not stage]
         if not budget.missing(total(before, rest), before):
             chosen = rest

@@ -155,7 +155,7 @@ class Plan:
     untouched: tuple[Untouched, ...]
     before: Cost
     after: Cost | None
-    tensors: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, tuple[int, ...]] = field(repr=False)
 
     @property
     def chosen(self) -> tuple[Stage, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UserError
+from ..errors import UserError, UserTypeError
 from ..graph import ShapeTrace, eval_mode
 from ..measure.probe import checked_model
 from ..models import source_of
@@ -70,6 +70,8 @@ def plan(
     [('layer1', ('layer1.0',), 4, 'global'), ('layer2', ('layer2.0',), 4, 'global'),
      ('layer3', ('layer3.0',), 4, 'global')]
     """
+    if isinstance(model, Tensor) and isinstance(example_input, nn.Module):
+        raise UserTypeError("plan: give the model first, then the example input")
     model = checked_model(model)
     budget = Budget(max_params, max_macs, speedup)
     arguments = checked_arguments(model, example_input)
@@ -90,8 +92,8 @@ def plan(
         found = [r for r in found if r.in_channels is None]
     signs = _signed(runner, found)
     stages = [
-        _stage(r, name, block, settings, signed)
-        for r, name, signed in zip(found, _names(found), signs, strict=True)
+        _stage(r, name, block, {**_alternating(block, i), **(settings or {})}, signed)
+        for i, (r, name, signed) in enumerate(zip(found, _names(found), signs, strict=True))
     ]
     stages, refused = _possible(model, stages)
     stages, failed, condensed = _that_run(model, stages, arguments, trace)
@@ -143,7 +145,12 @@ def _names(found: Sequence[Repetition]) -> list[str]:
     return names
 
 
-def _stage(r: Repetition, name: str, block: str, settings: Mapping[str, Any] | None, signed: bool) -> Stage:
+def _alternating(block: str, i: int) -> dict[str, Any]:
+    """The axis that the sweeps of the i-th block begin with: x, y, x, ... so that none is preferred."""
+    return {"first": "xy"[i % 2]} if "first" in placeable(block).settings else {}
+
+
+def _stage(r: Repetition, name: str, block: str, settings: Mapping[str, Any], signed: bool) -> Stage:
     added = r.removable[0].added
     own = {"residual": True} if signed and not added and r.in_channels is None else {}
     own = {k: v for k, v in own.items() if k in placeable(block).settings}
@@ -153,7 +160,7 @@ def _stage(r: Repetition, name: str, block: str, settings: Mapping[str, Any] | N
         keep=r.kept,
         remove=tuple(b.names for b in r.removable),
         block=block,
-        settings={**own, **(settings or {})},
+        settings={**own, **settings},
         added=added,
         in_channels=r.in_channels,
         extra=r.first.extra,
@@ -179,26 +186,32 @@ def _that_run(
     model: nn.Module, stages: Sequence[Stage], arguments: tuple[Any, ...], trace: ShapeTrace
 ) -> tuple[list[Stage], list[Untouched], nn.Module]:
     """The stages with which the network runs and returns what it did in shape; the others; the network."""
-    network = _condensed(model, stages)
-    if not stages or _failure(network, arguments, trace) is None:
+    network, why = _tried(model, stages, arguments, trace)
+    if why is None:
         return list(stages), [], network
     good: list[Stage] = []
     failed = []
     for stage in stages:
-        why = _failure(_condensed(model, [*good, stage]), arguments, trace)
+        _, why = _tried(model, [*good, stage], arguments, trace)
         if why is not None and not stage.copies:
             stage = replace(stage, copies=tuple(names[-1] for names in stage.remove))
-            network = _condensed(model, [*good, stage])
-            why = why if _failure(network, arguments, trace) is not None else None
+            _, still = _tried(model, [*good, stage], arguments, trace)
+            why = why if still is not None else None
         if why is None:
             good.append(stage)
         else:
-            failed.append(Untouched(stage.name, f"without it the network does not run: {why}"))
+            failed.append(Untouched(stage.name, why))
     return good, failed, _condensed(model, good)
 
 
-def _failure(network: nn.Module, arguments: tuple[Any, ...], trace: ShapeTrace) -> str | None:
-    """Why a condensed network does not run forward and backward as the original does; None if it does."""
+def _tried(
+    model: nn.Module, stages: Sequence[Stage], arguments: tuple[Any, ...], trace: ShapeTrace
+) -> tuple[nn.Module, str | None]:
+    """The condensed network, and why it does not run forward and backward; None if it does."""
+    try:
+        network = _condensed(model, stages)
+    except UserError as error:
+        return model, str(error)
     try:
         with eval_mode(network), torch.enable_grad():
             output = network(*arguments)
@@ -210,11 +223,12 @@ def _failure(network: nn.Module, arguments: tuple[Any, ...], trace: ShapeTrace) 
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # as in `_traced`
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return network, f"without it the network does not run: {reason}"
     shapes = [tuple(t.shape) for t in outputs]
     if shapes != [t.shape for t in trace.calls[0].outputs]:
-        return f"its output is {shapes}"
-    return None
+        return network, f"without it the network's output is {shapes}"
+    return network, None
 
 
 def _condensed(model: nn.Module, stages: Sequence[Stage]) -> nn.Module:

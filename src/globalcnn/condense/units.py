@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..graph import Call, ShapeTrace, TensorInfo
@@ -224,7 +223,7 @@ def shape_of(info: TensorInfo | None) -> tuple[int, ...]:
 def channel_axis_trouble(unit: Unit, trace: ShapeTrace) -> str | None:
     """Why the unit's map cannot be taken for (N, C, H, W); None if it can.
 
-    A map of four dimensions may also hold its channels last: then layers inside read them there.
+    A map of four dimensions may also hold its channels last, so a convolution in the unit must have read it.
     """
     info = unit.taken
     if info is None or len(info.shape) != 4:
@@ -235,20 +234,22 @@ def channel_axis_trouble(unit: Unit, trace: ShapeTrace) -> str | None:
         )
     if not info.dtype.is_floating_point:
         return f"its maps are of {info.dtype}"
-    last, first_axis = False, False
     for call in trace.calls[unit.head.index :]:
         if not is_within(call, unit.head.index, trace):
             break
-        weight: Any = getattr(call.module, "weight", None)
-        if weight is None or len(call.inputs) != 1 or len(call.inputs[0].shape) != 4:
-            continue
-        if weight.ndim == 4:
-            first_axis = True
-        elif weight.ndim == 2 and weight.shape[1] == call.inputs[0].shape[-1]:
-            last = True
-    if last and not first_axis:
-        return f"its maps {shape_of(info)} seem to hold their channels in the last dimension"
-    return None
+        maps = [t.shape for t in call.inputs[:1] if len(t.shape) == 4]
+        if maps and maps[0][2:] == info.shape[2:] and _has_kernels(call.module):
+            return None
+    return (
+        f"no convolution in it reads its map {shape_of(info)} as (C, H, W): it may hold the channels in the "
+        "last dimension"
+    )
+
+
+def _has_kernels(module: nn.Module) -> bool:
+    """Whether the module itself has weights as those of a convolution."""
+    own = [*module.parameters(recurse=False), getattr(module, "weight", None)]
+    return any(isinstance(p, Tensor) and p.ndim == 4 for p in own)
 
 
 def is_within(call: Call, index: int, trace: ShapeTrace) -> bool:

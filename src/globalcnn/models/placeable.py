@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown_name
 from ..nn import GlobalLayer
-from ..ops import PDE
+from ..ops import PDE, GatedSweeps
 from .values import MOST_REAL, MOST_WHOLE
 
 ACTIVATIONS: Final = ("ReLU", "ReLU6", "LeakyReLU", "SiLU", "GELU", "Hardswish", "Mish", "ELU", "Identity")
@@ -115,6 +115,23 @@ def _global(
     )
 
 
+def _sweeps(
+    channels: int,
+    *,
+    steps: int = 1,
+    dt: float = 0.2,
+    gate: str = "transport",
+    first: str = "x",
+    kernel_size: int = 3,
+    residual: bool = False,
+    act: str = "ReLU",
+) -> nn.Module:
+    pde = PDE(steps=steps, dt=dt, scheme=GatedSweeps(gate=gate, first=first))  # type: ignore[arg-type]
+    return GlobalLayer(
+        channels, pde, kernel_size=kernel_size, bias=False, residual=residual, act=activation_named(act)
+    )
+
+
 def _norm_act(channels: int, *, residual: bool = False, act: str = "ReLU") -> nn.Module:
     block = nn.Sequential(nn.BatchNorm2d(channels), activation_named(act)())
     return Added(block) if residual else block
@@ -146,6 +163,7 @@ PLACEABLE: Final[dict[str, Placeable]] = {
     "global": Placeable(
         "Global layer, Du Fort-Frankel steps: reads neighbours up to K spacings away", _global
     ),
+    "sweeps": Placeable("Global layer, gated sweeps: one step reaches the whole map", _sweeps),
     "norm-act": Placeable("BatchNorm and activation", _norm_act),
     "none": Placeable("nothing: the input is passed on", _none),
     "zeros": Placeable("zeros, where the network adds the block's output to its input", _zeros),
@@ -184,6 +202,9 @@ def check_settings(block: str, settings: Mapping[str, Any]) -> None:
             MOST_WHOLE if isinstance(value, int) else MOST_REAL
         ):
             raise UserError(f"block {block!r}: {name}={value!r} is out of bounds")
+    if settings:
+        with torch.device("meta"):  # the layer's own checks
+            placeable(block).build(1, **settings)
 
 
 def build_block(

@@ -264,7 +264,7 @@ def checked_source(
     print, and the shapes of all tensors; the values of the weights do not matter. image_size: of the image
     that gives lazy layers their shapes.
     """
-    if isinstance(source, ModuleSource):
+    if isinstance(getattr(source, "base", source), ModuleSource):
         return source
     try:
         with torch.random.fork_rng(devices=[]):
