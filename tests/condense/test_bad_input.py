@@ -108,6 +108,12 @@ def planned(name: str = "resnet32_cifar") -> tuple[nn.Module, condense.Plan]:
     return model, condense.plan(model, X, seconds=None)
 
 
+def test_what_could_not_be_touched_is_in_the_error_of_a_budget():
+    model = globalcnn.create_model("resnet18", num_classes=10)
+    with pytest.raises(UserError, match=r"nearest is 9,652,170.*Not touched: layer4\.1: .*1 x 1 pixel"):
+        condense.plan(model, torch.randn(1, 3, 32, 32), max_params=5_000_000, seconds=None)
+
+
 def test_a_plan_of_another_network_is_refused_by_name():
     plan = planned()[1]
     deeper = globalcnn.create_model("resnet56_cifar", num_classes=10)

@@ -166,7 +166,7 @@ def test_time_is_bought_for_the_fewest_parameters():
 
 def test_an_unreachable_speedup_names_the_nearest():
     stages = (stage("a", 10, 2.0), replace(stage("slower", 10, 1.0), after=Cost(10, 50, 1.5)))
-    with pytest.raises(UserError, match="speedup=3: the nearest is 1.33"):
+    with pytest.raises(UserError, match=r"speedup=3: the nearest is 1\.33"):
         choose(stages, Cost(2000, 1000, 8.0), Budget(speedup=3))
 
 

@@ -2,7 +2,7 @@
 
 >>> import torch, globalcnn
 >>> net = globalcnn.create_model("resnet18", num_classes=10)
->>> plan = globalcnn.condense.plan(net, torch.randn(1, 3, 32, 32), max_params=8_000_000, seconds=None)
+>>> plan = globalcnn.condense.plan(net, torch.randn(1, 3, 64, 64), max_params=8_000_000, seconds=None)
 >>> [stage.name for stage in plan.chosen]
 ['layer4']
 >>> small = globalcnn.condense.apply(net, plan)

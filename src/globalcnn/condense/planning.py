@@ -101,7 +101,10 @@ def plan(
     if not stages:
         raise UserError(_nothing_repeats(model, passed))
     whole, stages = _with_costs(model, condensed, trace, stages, arguments, seconds)
-    chosen = choose(stages, whole, budget)
+    try:
+        chosen = choose(stages, whole, budget)
+    except UserError as error:
+        raise UserError(f"{error}{_came_near(passed, 'Not touched')}") from None
     result = Plan(
         network=_label(model),
         example=tuple(trace.calls[0].inputs[0].shape),
@@ -293,6 +296,11 @@ def _nothing_repeats(model: nn.Module, passed: Sequence[Untouched]) -> str:
         f"{_label(model)} repeats nothing that could be condensed: there is no run of alike blocks that "
         "keep the shape of their map"
     )
-    if passed:
-        words += ". What came near: " + "; ".join(f"{u.name}: {u.reason}" for u in passed[:4])
-    return words
+    return words + _came_near(passed, "What came near")
+
+
+def _came_near(passed: Sequence[Untouched], words: str) -> str:
+    """A sentence on what was passed over; empty for nothing."""
+    more = f"; and {len(passed) - 4} more" if len(passed) > 4 else ""
+    told = "; ".join(f"{u.name}: {u.reason}" for u in passed[:4])
+    return f". {words}: {told}{more}" if passed else ""
