@@ -1,0 +1,158 @@
+"""Networks at inference in three engines: globalcnn's fastest variant, ONNX Runtime, OpenVINO.
+
+Each engine computes in float32 with the threads that it takes by default. OpenVINO would compute in bfloat16 on
+processors that have it, which changes outputs by 0.3 %; it is told not to.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from globalcnn.errors import UserError, unknown_name
+from globalcnn.graph import eval_mode, fold_batch_norms
+from globalcnn.measure import latency
+from globalcnn.measure.agreement import compare_outputs
+from globalcnn.optimize import optimize_for_inference
+
+Run = Callable[[Tensor], Tensor]
+TOLERANCE = 1e-4
+BURST = 0.02  # seconds of a candidate in a round: as many calls as fit
+
+
+def latencies(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    engines: Sequence[str] = ("globalcnn", "onnxruntime", "openvino"),
+    rounds: int = 30,
+    seconds: float = 60.0,
+    compile: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Median seconds of a batch like `example` by engine, measured in alternating rounds.
+
+    compile: whether globalcnn's search may compile. Each engine's output is compared with the model's first
+    (1e-4 of the largest value); an engine that fails or differs has a `failure` and no time.
+    """
+    return latencies_of(
+        {"": model}, example, engines=engines, rounds=rounds, seconds=seconds, compile=compile
+    )[""]
+
+
+def latencies_of(
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    engines: Sequence[str] = ("globalcnn", "onnxruntime", "openvino"),
+    rounds: int = 30,
+    seconds: float = 60.0,
+    compile: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """`latencies` of several models that take the same input, all in the same rounds: by model, by engine."""
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in models}
+    runs: dict[str, Run] = {}
+    for name, model in models.items():
+        with eval_mode(model), torch.no_grad():
+            wanted = model(example)
+        for engine in engines:
+            progress(f"{name} in {engine}")
+            about = found[name][engine] = {"seconds": None, "failure": ""}
+            try:
+                run, about["about"] = prepared(
+                    model, example, engine, compile=compile, search_seconds=min(20.0, seconds / 6)
+                )
+                with torch.inference_mode():
+                    agreement = compare_outputs(run(example), wanted, tolerance=TOLERANCE)
+                about["deviation"] = agreement.deviation
+                if not agreement:
+                    raise UserError(f"{engine} gives another function: {agreement.disagreement}")
+                runs[f"{name}\0{engine}"] = run
+            except Exception as error:  # recorded, so that one engine does not stop a long benchmark
+                lines = str(error).strip().splitlines() or [""]
+                about["failure"] = f"{type(error).__name__}: {lines[0]}"[:200]
+    if runs:
+        burst = min(BURST, seconds / 100)
+        times = latency(runs, example, runs=rounds, warmup=1, seconds=seconds, burst=burst, least=3)
+        for key, t in times.items():
+            name, engine = key.split("\0")
+            found[name][engine].update(seconds=t.median, lower=t.lower, upper=t.upper, rounds=t.runs)
+    return found
+
+
+def prepared(
+    model: nn.Module, example: Tensor, engine: str, *, compile: bool = True, search_seconds: float = 20.0
+) -> tuple[Run, str]:
+    """A function that runs the model in that engine on batches of that shape, and a line on how."""
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    return ENGINES[engine](model, example, compile, search_seconds)
+
+
+def _globalcnn(model: nn.Module, example: Tensor, compile: bool, search_seconds: float) -> tuple[Run, str]:
+    with eval_mode(model):
+        found = optimize_for_inference(copy.deepcopy(model), example, seconds=search_seconds, compile=compile)
+    return found, "" if found.report is None else found.report.chosen
+
+
+def _onnxruntime(model: nn.Module, example: Tensor, compile: bool, search_seconds: float) -> tuple[Run, str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_bytes(model, example), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+    return run, f"onnxruntime {metadata.version('onnxruntime')}"
+
+
+def _openvino(model: nn.Module, example: Tensor, compile: bool, search_seconds: float) -> tuple[Run, str]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(onnx_bytes(model, example)), "CPU", settings)
+    request, output = compiled.create_infer_request(), compiled.output(0)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(request.infer([x.numpy()], share_inputs=True)[output])
+
+    return run, f"openvino {metadata.version('openvino')}, float32"
+
+
+ENGINES = {"globalcnn": _globalcnn, "onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
+    """The model, its norms folded, as an ONNX file for batches of that shape."""
+    file = io.BytesIO()
+    with eval_mode(model):
+        folded = copy.deepcopy(model)
+    folded.eval()
+    fold_batch_norms(folded, example)
+    with _quiet(), torch.no_grad():
+        program: Any = torch.onnx.export(folded, (example,), dynamo=True, verbose=False)
+    program.save(file)
+    return file.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings and log lines."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
