@@ -51,7 +51,7 @@ class Form:
 
 def again(layer: GlobalLayer, pde: PDE | None = None, **changes: Any) -> GlobalLayer:
     """A Global layer with the settings of `layer`, except for the changes; new weights, the same init block."""
-    conv = layer.velocity_x.net
+    conv: Any = layer.velocity_x.net
     settings: dict[str, Any] = {
         "kernel_size": conv.kernel_size[0],
         "bias": conv.bias is not None,

@@ -16,8 +16,11 @@ from globalcnn.nn import GlobalLayer
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("network", ["resnet_global_tiny_cifar", "mobilenetv2_global"])
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [("resnet_global_tiny_cifar", name) for name in FORMS]
+    + [("mobilenetv2_global", name) for name in ("half-resolution", "image-affine", "depthwise-3")],
+)
 @torch.no_grad()
 def test_every_form_builds_runs_and_folds(network, name):
     model = with_form(create_model(network, num_classes=5), FORMS[name]).eval()
