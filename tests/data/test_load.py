@@ -20,7 +20,7 @@ from globalcnn.errors import UserError, UserTypeError
         ),
         (
             "imagenet",
-            "unknown data 'imagenet'; Known: cifar10, cifar100, digits, folder:PATH, mnist, npz:PATH",
+            "unknown data 'imagenet'; Known: cifar10, cifar100, digits, folder:PATH, mnist, npz:PATH, reach",
         ),
         ("", "unknown data ''; Known:"),
         ("nzp:data.npz", "unknown data 'nzp:data.npz'"),

@@ -12,6 +12,7 @@ from .folder import list_folder
 from .known import KNOWN, read_known
 from .memory import tensor_source
 from .npz import read_npz
+from .reach import GENERATED, read_generated
 from .sharded import sharded_source
 from .shards import list_shards
 from .small import read_small_images, small_images
@@ -32,9 +33,10 @@ def data_names() -> dict[str, str]:
     """The names that `load_data` knows, each with its meaning in one line.
 
     >>> list(data_names())
-    ['digits', 'mnist', 'cifar10', 'cifar100', 'npz:PATH', 'folder:PATH', 'wds:PATH']
+    ['digits', 'mnist', 'cifar10', 'cifar100', 'reach', 'reach-curve', 'npz:PATH', 'folder:PATH', 'wds:PATH']
     """
-    return {name: known.meaning for name, known in KNOWN.items()} | _BY_PATH
+    known = {name: source.meaning for name, source in (*KNOWN.items(), *GENERATED.items())}
+    return known | _BY_PATH
 
 
 def load_data(
@@ -50,8 +52,8 @@ def load_data(
 ) -> DataSource:
     """Load images and labels by name.
 
-    name: "digits", "mnist", "cifar10", "cifar100", "npz:PATH", "folder:PATH" or "wds:PATH"; see
-        `data_names`.
+    name: "digits", "mnist", "cifar10", "cifar100", "reach", "reach-curve", "npz:PATH", "folder:PATH" or
+        "wds:PATH"; see `data_names`.
     data_dir: the folder of mnist, cifar10 and cifar100, laid out as torchvision does, or with NAME.npz in it.
     download: fetch these three into data_dir if they are not there; default: never touch the network.
     validation: the fraction of the training images, 0 <= validation < 1, held out as the split "val", from
@@ -109,6 +111,10 @@ def load_data(
             seed=seed,
             image_size=size,
             constants=(known.mean, known.std),
+        )
+    if name in GENERATED:
+        return tensor_source(
+            name, read_generated(name), validation=fraction, seed=seed, image_size=size
         )
     if kind not in ("npz", "folder", "wds"):
         raise _unknown(name)

@@ -155,10 +155,13 @@ def _check_type(name: str, value: object, declared: str) -> None:
 
 
 def suited_to(recipe: Recipe, data: str) -> Recipe:
-    """The default recipe as it suits the data: digits have a handedness, so they are not flipped.
+    """The default recipe as it suits the data: digits have a handedness, so they are not flipped; the marks of
+    the generated data are up to 2 pixels from the edge, and a wider crop would cut them off.
 
     Recipes of other names, and recipes for other data, stay as they are.
     """
     if recipe.name == Recipe().name and data in ("digits", "mnist"):
         return recipe.replace(flip=False, crop_padding=2)
+    if recipe.name == Recipe().name and data in ("reach", "reach-curve"):
+        return recipe.replace(crop_padding=2)
     return recipe
