@@ -138,4 +138,5 @@ def test_unknown_recipes_say_what_there_is():
 def test_digits_are_not_flipped_by_default():
     assert not suited_to(find_recipe("modern"), "digits").flip
     assert suited_to(find_recipe("modern"), "cifar10").flip
+    assert suited_to(find_recipe("modern"), "reach-curve").crop_padding == 2
     assert suited_to(find_recipe("resnet_cifar"), "digits").flip

@@ -24,9 +24,9 @@ class DataOptions:
     """Which images."""
 
     data: str = "digits"
-    """digits (5,000 real MNIST digits, built in), mnist, cifar10, cifar100, npz:PATH (keys as in
-    Keras or MedMNIST), folder:PATH (one folder per class), or wds:PATH (WebDataset shards: a folder
-    with _info.json, or a pattern of .tar files)."""
+    """digits (5,000 real MNIST digits, built in), mnist, cifar10, cifar100, reach or reach-curve (generated
+    images), npz:PATH (keys as in Keras or MedMNIST), folder:PATH (one folder per class), or wds:PATH
+    (WebDataset shards: a folder with _info.json, or a pattern of .tar files)."""
     data_dir: Path | None = None
     """Folder that holds mnist, cifar10 or cifar100."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -113,9 +113,7 @@ def load_data(
             constants=(known.mean, known.std),
         )
     if name in GENERATED:
-        return tensor_source(
-            name, read_generated(name), validation=fraction, seed=seed, image_size=size
-        )
+        return tensor_source(name, read_generated(name), validation=fraction, seed=seed, image_size=size)
     if kind not in ("npz", "folder", "wds"):
         raise _unknown(name)
     if not path:

@@ -1,26 +1,28 @@
 """Generated images whose class no local feature tells: "reach" and "reach-curve", 48 x 48, grey, two classes.
 
-Both are drawn so that the windows of an image, taken one by one, say nothing of its class; only the relation
-of things far apart does. They ask whether a network carries information over its feature map.
+They ask whether a network carries information over its feature map.
 
-**reach.** Two pairs of marks, four in all, one near each corner; two are + and two are x. The partners of a
-pair lie exactly on one row (in half of the images; in the other half on one column), at least 23 pixels
-apart, and on no line with the other pair. Class "same": the partners are of one kind; "different": of two.
-With a single pair, counting the kinds would do. Here every image has two marks of each kind, the kinds'
-pattern over the corners is independent of the direction of the pairs, and the class is whether the two agree.
-So the multiset of the windows of up to 18 pixels that see a mark and no border is the same in both classes,
-whatever is computed from it, and the place of a single mark is independent of the class.
+**reach.** Two equal marks (+, 5 pixels wide) near opposite edges, at least 31 pixels apart. Class "same":
+they lie on one line, along a row, or along a column in half of the images; "different": their lines are at
+least 5 pixels apart.
 
-**reach-curve.** Two curves that wind over the image, of four arms, one in each quarter, which are linked at
-the centre either left to right or top to bottom. Two ends in neighbouring quarters carry a mark. Class
-"same": both marks are on one curve; "different": on two. The marked ends are chosen independently of the
-arms, the last 12 pixels of an arm are straight, and their direction is uniform and independent of the
-quarter, so a window on an end does not tell where it is; the link at the centre alone does not tell the class
-either.
+**reach-curve.** Two curves that wind from edge to edge, one 16 to 19 pixels beside the other, and a square
+mark at one end of one of them on each side. Class "same": the marked ends belong to one curve; "different":
+to two. The curves are shifted at 0 to 4 places by 4 to 10 pixels, with two right angles each.
 
-The images are grey 48 with a standard deviation of 12, strokes are 160 above it. They are drawn in memory in
+Why local features and average pooling do not solve them: in both, the class is a relation of two marks at
+least 31 pixels apart, and each of them has the same distribution in both classes (its place; in reach-curve
+also the curves around it). No window of less than 27 pixels holds a part of both. The pooled feature of a
+network with such windows is a sum in which each mark adds its own term, so after a linear head no logit is
+correlated with the class. In reach the marks are equal, and windows that do not see the edge are the same
+multiset in both classes, whatever is computed from them. In reach-curve a window of 16 pixels or more can see
+that its marked end is the upper of two; to count such ends, without a linear head, would tell the class, so
+there the argument needs the linear head. On a periodic map opposite edges are neighbours, which brings the
+marks near each other.
+
+The images are grey 48 with a standard deviation of 3, strokes are 160 above it. They are drawn in memory in
 seconds, always the same ones: 10,000 for training and 2,000 for testing, from separate streams of random
-numbers. Mirroring an image, or moving it by up to 2 pixels, keeps its class.
+numbers. Mirroring an image, or moving it by a pixel or two, keeps its class.
 """
 
 from __future__ import annotations
@@ -51,13 +53,14 @@ _APART = 5  # rows between marks on different lines
 _INSET = 3  # pixels from the edge of the image to a curve
 _BETWEEN = (16, 19)  # rows from the upper curve to the lower one
 _BENDS = (12, 20, 26, 34)  # columns where a curve may bend
+_JUMPS = (4, 10)  # pixels between bends; up to half the room, so that one of the two ways fits
 
 _Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A generated data set: its meaning in one line, and `draw(count, rng)` -> strokes (N, 48, 48), labels."""
+    """A generated data set: a line on it, and `draw(count, rng)` -> strokes (N, 48, 48), labels."""
 
     meaning: str
     draw: _Draw
@@ -139,7 +142,7 @@ def _draw_two_curves(image: np.ndarray, marked: np.ndarray, rng: np.random.Gener
     bends = rng.choice(_BENDS, size=rng.integers(len(_BENDS) + 1), replace=False)
     room = SIDE - 2 - 2 * _INSET - between
     heights = [0]
-    for jump in rng.integers(4, 13, size=len(bends)) * rng.choice((-1, 1), size=len(bends)):
+    for jump in rng.integers(*_JUMPS, size=len(bends), endpoint=True) * rng.choice((-1, 1), size=len(bends)):
         fits = max(*heights, heights[-1] + jump) - min(*heights, heights[-1] + jump) <= room
         heights.append(heights[-1] + (jump if fits else -jump))
     top = np.array(heights) + _INSET - min(heights)
