@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from globalcnn import PDE, GatedSweeps, GlobalLayer
+from globalcnn import PDE, Boundary, GatedSweeps, GlobalLayer
 from globalcnn.data import DataSource, load_data
 from globalcnn.files import read_json, write_json
 from globalcnn.graph import eval_mode
@@ -52,7 +52,8 @@ class Depthwise(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv(x)).relu()
+        y: Tensor = self.norm(self.conv(x))
+        return x + y.relu()
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,16 @@ class Arm:
 def _explicit(steps: int) -> Callable[[int, int], nn.Module]:
     # a periodic map would bring opposite edges together: the marks are near each other across the edge
     def make(channels: int, index: int) -> nn.Module:
-        return _opened(GlobalLayer(channels, PDE(steps, boundary="neumann"), norm_eps=1e-5), -1.0, 2.0)
+        return _opened(GlobalLayer(channels, PDE(steps, boundary=Boundary.NEUMANN), norm_eps=1e-5), -1.0, 2.0)
 
     return make
 
 
-def _sweeps(gate: str, low: float, high: float) -> Callable[[int, int], nn.Module]:
+def _sweeps(
+    gate: Literal["transport", "sigmoid"], low: float, high: float
+) -> Callable[[int, int], nn.Module]:
     def make(channels: int, index: int) -> nn.Module:
-        scheme = GatedSweeps(gate, "xy"[index % 2])
+        scheme = GatedSweeps(gate, "y" if index % 2 else "x")
         return _opened(GlobalLayer(channels, PDE(dt=10.0, scheme=scheme), norm_eps=1e-5), low, high)
 
     return make
@@ -112,10 +115,12 @@ class SmallNet(nn.Module):
         x = self.stem(x)
         for block in self.blocks:
             x = x + block(x)
-        return self.last(x)
+        features: Tensor = self.last(x)
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x).mean((2, 3)))
+        logits: Tensor = self.head(self.forward_features(x).mean((2, 3)))
+        return logits
 
 
 def _norm_act(width: int) -> tuple[nn.Module, nn.Module]:
@@ -218,7 +223,7 @@ def draw(folder: Path) -> None:
     figure, axes = new_figure(
         len(runs), columns, width=2.2 * columns, height=2.75 * len(runs) + 0.3, squeeze=False
     )
-    drawn = None
+    drawn: Any = None
     for cells, (data, arms) in zip(axes, runs.items(), strict=True):
         part = load_data(data).pools["test"]  # type: ignore[attr-defined]
         for label, word in enumerate(("same", "different")):

@@ -35,8 +35,9 @@ def data_names() -> dict[str, str]:
     >>> list(data_names())
     ['digits', 'mnist', 'cifar10', 'cifar100', 'reach', 'reach-curve', 'npz:PATH', 'folder:PATH', 'wds:PATH']
     """
-    known = {name: source.meaning for name, source in (*KNOWN.items(), *GENERATED.items())}
-    return known | _BY_PATH
+    known = {name: source.meaning for name, source in KNOWN.items()}
+    generated = {name: source.meaning for name, source in GENERATED.items()}
+    return known | generated | _BY_PATH
 
 
 def load_data(
