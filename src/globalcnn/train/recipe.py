@@ -155,8 +155,8 @@ def _check_type(name: str, value: object, declared: str) -> None:
 
 
 def suited_to(recipe: Recipe, data: str) -> Recipe:
-    """The default recipe as it suits the data: digits have a handedness, so they are not flipped; the marks of
-    the generated data are up to 2 pixels from the edge, and a wider crop would cut them off.
+    """The default recipe as it suits the data: digits have a handedness, so they are not flipped; the marks
+    of the generated data are as near as 2 pixels to the edge, and a wider crop would cut them off.
 
     Recipes of other names, and recipes for other data, stay as they are.
     """
