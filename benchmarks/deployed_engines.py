@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from globalcnn.errors import UserError, unknown_name
-from globalcnn.graph import eval_mode, fold_batch_norms
+from globalcnn.graph import eval_mode
+from globalcnn.graph.deployed import for_engines
 from globalcnn.measure import latency
 from globalcnn.measure.agreement import compare_outputs
 from globalcnn.optimize import optimize_for_inference
@@ -134,14 +135,13 @@ ENGINES = {"globalcnn": _globalcnn, "onnxruntime": _onnxruntime, "openvino": _op
 
 
 def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
-    """The model, its norms folded, as an ONNX file for batches of that shape."""
+    """The model in the form for engines, as an ONNX file for batches of that shape."""
     file = io.BytesIO()
     with eval_mode(model):
-        folded = copy.deepcopy(model)
-    folded.eval()
-    fold_batch_norms(folded, example)
+        made = for_engines(model, example)
+    made.eval()
     with _quiet(), torch.no_grad():
-        program: Any = torch.onnx.export(folded, (example,), dynamo=True, verbose=False)
+        program: Any = torch.onnx.export(made, (example,), dynamo=True, verbose=False)
     program.save(file)
     return file.getvalue()
 

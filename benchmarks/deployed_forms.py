@@ -27,6 +27,7 @@ from globalcnn.files import write_json
 from globalcnn.graph import replace_module
 from globalcnn.measure import count
 from globalcnn.nn import GlobalLayer, NormAct, ResidualDepthwise, UniformGlobalLayer
+from globalcnn.nn.deployed import DeployedGlobalLayer
 from globalcnn.ops import PDE, GatedSweeps
 
 from . import machine
@@ -105,6 +106,10 @@ FORMS: dict[str, Form] = {
     "published-dirichlet": Form(
         "the published layer, zero beyond the edge",
         lambda layer, i: again(layer, replace(layer.pde, boundary="dirichlet")),  # type: ignore[arg-type]
+    ),
+    "grouped": Form(
+        "the published layer, its coefficients by one grouped convolution",
+        lambda layer, i: DeployedGlobalLayer(again(layer).eval(), grouped=True),
     ),
     "shared-groups": Form(
         "one coefficient map for four channels",
