@@ -32,6 +32,8 @@ def create_model(
         of classes gets a new head, with a warning); True: published weights where there are some.
     features_only: return a module that gives a list of feature maps (timm's wrapper).
     settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
+        scheme="gated-sweeps" (or "-sigmoid", "-rational" after it, "tridiagonal-implicit",
+        "du-fort-frankel") sets the time scheme of all Global layers, see `models/schemes.py`.
 
     Raises `UserError` for an unknown name (with near ones) or a setting that the model does not take.
 

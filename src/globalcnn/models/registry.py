@@ -19,6 +19,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from ..errors import UserError, near_names, unknown_name
+from .schemes import check_scheme, set_scheme
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ NOT_SETTINGS: Final = (
 )
 # what timm takes for each model: how it is wrapped and its layers are made
 OF_TIMM: Final = ("features_only", "out_indices", "feature_cls", "scriptable", "exportable", "no_jit")
+# what every network with Global layers takes, see schemes.py
+SCHEME: Final = "scheme"
 HEAD_SETTINGS: Final = ("global_pool", "drop_rate")
 
 _INFOS: dict[str, ModelInfo] = {}
@@ -118,6 +121,10 @@ def register(
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
             kwargs = pretrained_from_file(name, kwargs)
+        settings = dict(kwargs)
+        scheme = kwargs.pop(SCHEME, None)
+        if scheme is not None:
+            check_scheme(name, settings)
         model = build_model_with_cfg(
             build,
             name,
@@ -128,7 +135,9 @@ def register(
         if pretrained:
             config: dict[str, Any] = vars(model)["pretrained_cfg"]
             config.pop("state_dict", None)  # the weights are in the network now
-        return stamped(model, name, kwargs)
+        if scheme is not None:
+            set_scheme(model, scheme)
+        return stamped(model, name, settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = module.__name__
@@ -272,6 +281,8 @@ def _check_taken(name: str, settings: Mapping[str, Any]) -> None:
     """A `UserError` for a setting that a network of this library does not take, with those that it does."""
     own = settings_of(name)
     if own is None:
+        if SCHEME in settings:
+            raise UserError(f"model {name!r} has no Global layers, so it takes no scheme")
         return
     for setting in settings:
         if setting in own or setting in NOT_SETTINGS or setting in OF_TIMM:
@@ -301,4 +312,5 @@ def settings_of(name: str) -> tuple[str, ...] | None:
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NOT_SETTINGS]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         names += [n for n in HEAD_SETTINGS if n not in names]
+    names.append(SCHEME)
     return tuple(n for n in names if n not in bound or n in ("pde", "diffusivity", "bias"))

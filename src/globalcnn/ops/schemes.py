@@ -219,7 +219,9 @@ class GatedSweeps(Scheme):
 
     A step sweeps forward and backward along one axis, then along the other:
     `d_i = x_i + g_i (d_{i-s} - x_i)`, then `h_i = d_i + b_i (h_{i+s} - d_i)`, from x = h + dt f. Every output
-    is a convex combination of the x: no limit on dt, no growth. First order in time and space.
+    is a convex combination of the x: no limit on dt, no growth. First order in time and space:
+    O(dt) + O(dx) + O(D dt/dx^2), as the product of the two sweeps enlarges the diffusion number B by the
+    factor 1 + B + A (A: Courant number). `TridiagonalImplicit` is without the last term.
 
     gate: "transport" takes g = a / (1 + a) from the transport numbers `a = D dt/dx^2 + max(u, 0) dt/dx`
     (backward max(-u, 0)): each sweep is then a backward-Euler step of upwind transport, and with u = 0 and
@@ -285,8 +287,8 @@ class GatedSweeps(Scheme):
         return torch.zeros_like(u)
 
     def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:
-        # gates: D dt/dx^2 per axis if it varies, two u dt/dx per axis, four quotients; then dt f and two
-        # multiply-adds per sweep, as the recurrence is written with differences: one multiply each
+        # gates: two u dt/dx per axis, four quotients, D dt/dx^2 per axis if it varies; of logits one function
+        # each. A step: dt f, and per sweep (1 - g) x + g d
         if not steps:
             return 0
         gates = 4 if self.takes_logits else 8 + (0 if constant_diffusion else 2)

@@ -12,10 +12,13 @@ for tracers and compilers.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LONGEST = 4096  # rows of an exported graph whose size has no smaller bound
 
 
 def sweep(x: Tensor, g: Tensor, axis: int, distance: int, boundary: str, *, reverse: bool) -> Tensor:
@@ -29,17 +32,21 @@ def sweep(x: Tensor, g: Tensor, axis: int, distance: int, boundary: str, *, reve
         if distance >= x.shape[axis]:
             return x
         g = without_first(g, axis, distance, reverse=reverse)
-    run = _doubled if _wants_a_graph() else _sequential
+    run = _doubled if wants_a_graph() else _sequential
     return run(x, g, axis, distance, reverse)
 
 
-def _wants_a_graph() -> bool:
+def wants_a_graph() -> bool:
     return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def without_first(g: Tensor, axis: int, distance: int, *, reverse: bool) -> Tensor:
     """The gates with 0 at the start of each chain."""
     n = g.shape[axis]
+    if isinstance(n, torch.SymInt):  # a slice of n - distance rows would exclude the n for which it is 1
+        at = torch.arange(n, device=g.device)
+        inside = at < n - distance if reverse else at >= distance
+        return torch.where(inside.view(-1, 1) if axis == 2 else inside, g, torch.zeros_like(g))
     kept = g.narrow(axis, 0 if reverse else distance, n - distance)
     return F.pad(kept, pad(axis, distance, after=reverse))
 
@@ -71,7 +78,7 @@ def _blocks(
     found: dict[int, Tensor] = {}
     for k in order:
         if before is None:
-            before = xs[k] - gs[k] * xs[k]
+            before = (1 - gs[k]) * xs[k]  # with x - g x, what a gate near 1 lets in would be rounding
         else:
             size, of = xs[k].shape[axis], before.shape[axis]
             if size < of:  # the last block is cut off by the edge
@@ -88,16 +95,31 @@ def _doubled(x: Tensor, g: Tensor, axis: int, distance: int, reverse: bool) -> T
 def _composed(x: Tensor, g: Tensor, axis: int, distance: int, reverse: bool) -> tuple[Tensor, Tensor]:
     """(B, G) of the affine map `d_i = B_i + G_i d_before` from the start of each chain to i."""
     n = x.shape[axis]
-    B, G = x - g * x, g
-    while distance < n:
+    if torch.jit.is_tracing():  # the number of rounds is that of this n: another size must be an error
+        (x,) = x.split([int(n)], axis)
+    longest = _longest(n)
+    B, G = (1 - g) * x, g
+    while distance < longest:
         B = B + G * _shifted(B, axis, distance, reverse)
         G = G * _shifted(G, axis, distance, reverse, fill=1.0)
         distance *= 2
     return B, G
 
 
+def _longest(n: int) -> int:
+    """n, or where it is a symbol of an exported graph, the largest n that the graph is for."""
+    if torch.compiler.is_dynamo_compiling() or not isinstance(n, torch.SymInt):
+        return n
+    upper: Any = n.node.shape_env.bound_sympy(n.node.expr).upper
+    if upper > LONGEST:
+        torch._check(n <= LONGEST)
+        return LONGEST
+    return int(upper)
+
+
 def _shifted(A: Tensor, axis: int, distance: int, reverse: bool, fill: float = 0.0) -> Tensor:
     n = A.shape[axis]
+    distance = torch.sym_min(distance, n)  # farther is outside, and would only pad more
     padded = F.pad(A, pad(axis, distance, after=reverse), value=fill)
     return padded.narrow(axis, distance if reverse else 0, n)
 
@@ -141,7 +163,7 @@ def chain_order(n: int, distance: int) -> tuple[list[int], list[int], int]:
 def _around(x: Tensor, g: Tensor, axis: int, chains: int, reverse: bool) -> Tensor:
     n = x.shape[axis]
     last = 0 if reverse else n - chains
-    if _wants_a_graph():
+    if wants_a_graph():
         B, G = _composed(x, g, axis, chains, reverse)
         total, _ = _composed(torch.ones_like(x), g, axis, chains, reverse)
         before = B.narrow(axis, last, chains) / total.narrow(axis, last, chains)
