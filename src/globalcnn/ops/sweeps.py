@@ -26,14 +26,25 @@ def sweep(x: Tensor, g: Tensor, axis: int, distance: int, boundary: str, *, reve
 
     boundary: the value of a `Boundary`.
     """
+    x = of_this_size(x, axis)
     if boundary == "periodic":
         return _ring(x, g, axis, distance, reverse)
     if boundary == "neumann":
-        if distance >= x.shape[axis]:
+        if distance >= size(x, axis):
             return x
         g = without_first(g, axis, distance, reverse=reverse)
     run = _doubled if wants_a_graph() else _sequential
     return run(x, g, axis, distance, reverse)
+
+
+def of_this_size(x: Tensor, axis: int) -> Tensor:
+    """`x`; in a graph of torch.jit.trace, which holds the operations for this size, an error at another."""
+    return x.split([size(x, axis)], axis)[0] if torch.jit.is_tracing() else x
+
+
+def size(x: Tensor, axis: int) -> int:
+    """`x.shape[axis]`, also where torch.jit.trace makes a tensor of it."""
+    return int(x.shape[axis]) if torch.jit.is_tracing() else x.shape[axis]
 
 
 def wants_a_graph() -> bool:
@@ -42,7 +53,7 @@ def wants_a_graph() -> bool:
 
 def without_first(g: Tensor, axis: int, distance: int, *, reverse: bool) -> Tensor:
     """The gates with 0 at the start of each chain."""
-    n = g.shape[axis]
+    n = size(g, axis)
     if isinstance(n, torch.SymInt):  # a slice of n - distance rows would exclude the n for which it is 1
         at = torch.arange(n, device=g.device)
         inside = at < n - distance if reverse else at >= distance
@@ -59,7 +70,7 @@ def pad(axis: int, distance: int, *, after: bool) -> tuple[int, ...]:
 
 def _sequential(x: Tensor, g: Tensor, axis: int, distance: int, reverse: bool) -> Tensor:
     """From block to block; the neighbour before the first block is 0."""
-    sizes = block_sizes(x.shape[axis], distance, reverse=reverse)
+    sizes = block_sizes(size(x, axis), distance, reverse=reverse)
     xs, gs = x.split(sizes, axis), g.split(sizes, axis)
     return torch.cat(_blocks(xs, gs, axis, reverse, None), axis)
 
@@ -80,9 +91,9 @@ def _blocks(
         if before is None:
             before = (1 - gs[k]) * xs[k]  # with x - g x, what a gate near 1 lets in would be rounding
         else:
-            size, of = xs[k].shape[axis], before.shape[axis]
-            if size < of:  # the last block is cut off by the edge
-                before = before.narrow(axis, of - size if reverse else 0, size)
+            rows, of = size(xs[k], axis), size(before, axis)
+            if rows < of:  # the last block is cut off by the edge
+                before = before.narrow(axis, of - rows if reverse else 0, rows)
             before = torch.lerp(xs[k], before, gs[k])
         found[k] = before
     return [found[k] for k in range(len(xs))]
@@ -94,9 +105,7 @@ def _doubled(x: Tensor, g: Tensor, axis: int, distance: int, reverse: bool) -> T
 
 def _composed(x: Tensor, g: Tensor, axis: int, distance: int, reverse: bool) -> tuple[Tensor, Tensor]:
     """(B, G) of the affine map `d_i = B_i + G_i d_before` from the start of each chain to i."""
-    n = x.shape[axis]
-    if torch.jit.is_tracing():  # the number of rounds is that of this n: another size must be an error
-        (x,) = x.split([int(n)], axis)
+    n = size(x, axis)
     longest = _longest(n)
     B, G = (1 - g) * x, g
     while distance < longest:
@@ -118,8 +127,9 @@ def _longest(n: int) -> int:
 
 
 def _shifted(A: Tensor, axis: int, distance: int, reverse: bool, fill: float = 0.0) -> Tensor:
-    n = A.shape[axis]
-    distance = torch.sym_min(distance, n)  # farther is outside, and would only pad more
+    n = size(A, axis)
+    if isinstance(n, torch.SymInt):
+        distance = torch.sym_min(distance, n)  # farther is outside, and would only pad more
     padded = F.pad(A, pad(axis, distance, after=reverse), value=fill)
     return padded.narrow(axis, distance if reverse else 0, n)
 
@@ -132,7 +142,7 @@ def _ring(x: Tensor, g: Tensor, axis: int, distance: int, reverse: bool) -> Tens
     cancellation, so that the result stays a convex combination of inputs. Gates of exactly 1 all around
     would leave d open: they count as `1 - eps`.
     """
-    n = x.shape[axis]
+    n = size(x, axis)
     if distance != 1:
         distance = distance % n
         if distance == 0:  # each element is its own neighbour
@@ -161,7 +171,7 @@ def chain_order(n: int, distance: int) -> tuple[list[int], list[int], int]:
 
 
 def _around(x: Tensor, g: Tensor, axis: int, chains: int, reverse: bool) -> Tensor:
-    n = x.shape[axis]
+    n = size(x, axis)
     last = 0 if reverse else n - chains
     if wants_a_graph():
         B, G = _composed(x, g, axis, chains, reverse)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sweeps import block_sizes, chain_order, pad, without_first
+from .sweeps import block_sizes, chain_order, of_this_size, pad, size, without_first
 
 Blocks = list[Tensor]
 
@@ -19,7 +19,7 @@ def tridiagonal(
     x: Tensor, a_minus: Tensor, a_plus: Tensor, axis: int, distance: int, boundary: str
 ) -> Tensor:
     """The solution along `axis` (2 or 3), shape of `x`; boundary: the value of a `Boundary`."""
-    n = x.shape[axis]
+    x, n = of_this_size(x, axis), size(x, axis)
     if boundary == "periodic":
         return _ring(x, a_minus, a_plus, axis, distance)
     if boundary == "neumann":
@@ -40,14 +40,14 @@ def _thomas(x: Blocks, minus: Blocks, plus: Blocks, axis: int) -> Blocks:
         diagonal = 1 + minus[k] + plus[k]
         total = x[k]
         if k:
-            size = x[k].shape[axis]
-            diagonal = diagonal - minus[k] * shares[-1].narrow(axis, 0, size)
-            total = total + minus[k] * right[-1].narrow(axis, 0, size)
+            rows = size(x[k], axis)
+            diagonal = diagonal - minus[k] * shares[-1].narrow(axis, 0, rows)
+            total = total + minus[k] * right[-1].narrow(axis, 0, rows)
         right.append(total / diagonal)
         shares.append(plus[k] / diagonal)
     h = [right[-1]]
     for k in range(len(x) - 2, -1, -1):
-        missing = x[k].shape[axis] - h[0].shape[axis]
+        missing = size(x[k], axis) - size(h[0], axis)
         after = F.pad(h[0], pad(axis, missing, after=True)) if missing else h[0]
         h.insert(0, right[k] + shares[k] * after)
     return h
@@ -55,7 +55,7 @@ def _thomas(x: Blocks, minus: Blocks, plus: Blocks, axis: int) -> Blocks:
 
 def _ring(x: Tensor, a_minus: Tensor, a_plus: Tensor, axis: int, distance: int) -> Tensor:
     """Closed chains: all rows but the last are solved as `p + q h_last`, then the last one."""
-    n = x.shape[axis]
+    n = size(x, axis)
     distance = distance % n
     if distance == 0:  # each element is its own neighbour
         return x
