@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from globalcnn import PDE, Boundary, DuFortFrankel, GatedSweeps, UserError, create_model, load
+from globalcnn import PDE, Boundary, DuFortFrankel, GatedSweeps, GlobalLayer, UserError, create_model, load
 from globalcnn.models.card import make_card
 from globalcnn.models.schemes import NAMED_SCHEMES, equations, set_scheme
 from globalcnn.models.source import source_from_json, source_of
@@ -88,6 +88,13 @@ class Refused:
 def test_what_is_refused(case):
     with pytest.raises((UserError, TypeError), match=case.words):
         create_model(case.name, **case.settings)
+
+
+def test_bounded_layers_keep_their_scheme():
+    layer = GlobalLayer(4, bounded=True)
+    with pytest.raises(UserError, match="bounded=True is for the scheme"):
+        set_scheme(layer, "gated-sweeps")
+    assert layer.pde.scheme == DuFortFrankel()
 
 
 def test_a_refusal_leaves_the_network_as_it_was():

@@ -74,6 +74,8 @@ def set_scheme(model: nn.Module, scheme: str | Scheme) -> None:
     for i, layer in enumerate(layers):
         pde = replace(layer.pde, scheme=_alternating(found, i), boundary=None)
         check_diffusivity(pde, getattr(layer, "diffusivity", None))
+        if getattr(layer, "bounded", False) and not isinstance(pde.scheme, DuFortFrankel):
+            raise UserError(f"scheme={scheme!r}: bounded=True is for the scheme DuFortFrankel() alone")
         planned.append(pde)
     for layer, pde in zip(layers, planned, strict=True):
         layer.pde = pde
