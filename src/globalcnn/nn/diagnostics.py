@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Fields:
     """What the layer predicted for one input: velocity and diffusion, (N, C, H, W); Dx, Dy may be numbers.
 
-    u, Dx act along x (rows, dim 2), v, Dy along y (columns, dim 3). Features move towards -(u, v), by sweeps towards
-    (u, v); where a scheme predicts its gates, these are their logits.
+    u, Dx act along x (rows, dim 2), v, Dy along y (columns, dim 3). Features move towards -(u, v), by
+    sweeps towards (u, v); where a scheme predicts its gates, these are their logits.
     """
 
     u: Tensor
