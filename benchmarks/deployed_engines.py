@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from importlib import metadata
 from typing import Any
 
@@ -26,6 +27,7 @@ from globalcnn.measure.agreement import compare_outputs
 from globalcnn.optimize import optimize_for_inference
 
 Run = Callable[[Tensor], Tensor]
+File = Callable[[], bytes]
 TOLERANCE = 1e-4
 BURST = 0.02  # seconds of a candidate in a round: as many calls as fit
 
@@ -65,12 +67,13 @@ def latencies_of(
     for name, model in models.items():
         with eval_mode(model), torch.no_grad():
             wanted = model(example)
+        file = cache(partial(onnx_bytes, model, example))  # exported once for all engines
         for engine in engines:
             progress(f"{name} in {engine}")
             about = found[name][engine] = {"seconds": None, "failure": ""}
             try:
                 run, about["about"] = prepared(
-                    model, example, engine, compile=compile, search_seconds=min(20.0, seconds / 6)
+                    model, example, engine, compile=compile, search_seconds=min(20.0, seconds / 6), file=file
                 )
                 with torch.inference_mode():
                     agreement = compare_outputs(run(example), wanted, tolerance=TOLERANCE)
@@ -91,24 +94,35 @@ def latencies_of(
 
 
 def prepared(
-    model: nn.Module, example: Tensor, engine: str, *, compile: bool = True, search_seconds: float = 20.0
+    model: nn.Module,
+    example: Tensor,
+    engine: str,
+    *,
+    compile: bool = True,
+    search_seconds: float = 20.0,
+    file: File | None = None,
 ) -> tuple[Run, str]:
     """A function that runs the model in that engine on batches of that shape, and a line on how."""
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    return ENGINES[engine](model, example, compile, search_seconds)
+    file = file or cache(lambda: onnx_bytes(model, example))
+    return ENGINES[engine](model, example, compile, search_seconds, file)
 
 
-def _globalcnn(model: nn.Module, example: Tensor, compile: bool, search_seconds: float) -> tuple[Run, str]:
+def _globalcnn(
+    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
+) -> tuple[Run, str]:
     with eval_mode(model):
         found = optimize_for_inference(copy.deepcopy(model), example, seconds=search_seconds, compile=compile)
     return found, "" if found.report is None else found.report.chosen
 
 
-def _onnxruntime(model: nn.Module, example: Tensor, compile: bool, search_seconds: float) -> tuple[Run, str]:
+def _onnxruntime(
+    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
+) -> tuple[Run, str]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(onnx_bytes(model, example), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(x: Tensor) -> Tensor:
@@ -117,12 +131,14 @@ def _onnxruntime(model: nn.Module, example: Tensor, compile: bool, search_second
     return run, f"onnxruntime {metadata.version('onnxruntime')}"
 
 
-def _openvino(model: nn.Module, example: Tensor, compile: bool, search_seconds: float) -> tuple[Run, str]:
+def _openvino(
+    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
+) -> tuple[Run, str]:
     import openvino
 
     core = openvino.Core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(onnx_bytes(model, example)), "CPU", settings)
+    compiled = core.compile_model(core.read_model(file()), "CPU", settings)
     request, output = compiled.create_infer_request(), compiled.output(0)
 
     def run(x: Tensor) -> Tensor:
