@@ -49,7 +49,7 @@ def section(runs: Runs) -> str:
     parts = [START]
     for data in DATA:
         if data in runs:
-            parts += [f"### {data}", table(head, [row(found) for found in runs[data].values()])]
+            parts += [f"## Results on {data}", table(head, [row(found) for found in runs[data].values()])]
     some = next(iter(next(iter(runs.values())).values()))[0]
     parts.append(
         f"{hardware(some)}. Other work ran on the machine, so the seconds are not benchmarks. *Window*: how "
