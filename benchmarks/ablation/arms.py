@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from globalcnn.errors import UserError, unknown_name
 from globalcnn.graph import replace_module
 from globalcnn.nn import GlobalLayer
 from globalcnn.nn.diagnostics import Fields
-from globalcnn.ops import PDE
+from globalcnn.ops import PDE, GatedSweeps
 
 # (the published layer, its number among the network's layers from 0) -> the module in its place
 Block = Callable[[GlobalLayer, int], nn.Module]
@@ -106,6 +107,18 @@ def _steps(count: int) -> Block:
     return lambda layer, i: GlobalLayer(layer.channels, replace(layer.pde, steps=count), bias=_bias(layer))
 
 
+def _sweeps(
+    *, gate: Literal["transport", "sigmoid", "rational"] = "transport", norm_eps: float | None = None
+) -> Block:
+    """The layer with the scheme `GatedSweeps`; the first axis alternates from layer to layer."""
+
+    def block(layer: GlobalLayer, i: int) -> nn.Module:
+        pde = PDE(dt=layer.pde.dt, scheme=GatedSweeps(gate=gate, first="xy"[i % 2]))  # type: ignore[arg-type]
+        return GlobalLayer(layer.channels, pde, bias=_bias(layer), norm_eps=norm_eps)
+
+    return block
+
+
 def _larger_start(layer: GlobalLayer, i: int) -> nn.Module:
     """Coefficient convolutions that start as depthwise ones usually do: N(0, 2 / k^2)."""
     new = GlobalLayer(layer.channels, layer.pde, bias=_bias(layer))
@@ -149,6 +162,16 @@ ARMS: dict[str, Arm] = {
         Arm("eps-1e-5", "coefficient norms with eps 1e-5 instead of C", _published(norm_eps=1e-5)),
         Arm("larger-start", "coefficient weights sqrt(C) times larger at the start", _larger_start),
         Arm("coefficients-lr-10", "coefficients learn ten times faster", _coefficients_learn(10.0)),
+        Arm("sweeps", "gated sweeps driven by the published coefficients", _sweeps()),
+        Arm("sweeps-eps-1e-5", "the same, coefficient norms with eps 1e-5", _sweeps(norm_eps=1e-5)),
+        Arm("sweeps-sigmoid", "gated sweeps, sigmoid gates", _sweeps(gate="sigmoid", norm_eps=1e-5)),
+        Arm("sweeps-rational", "gated sweeps, rational gates", _sweeps(gate="rational", norm_eps=1e-5)),
+        Arm(
+            "sweeps-last-2",
+            "gated sweeps, sigmoid gates, in the last two places",
+            _sweeps(gate="sigmoid", norm_eps=1e-5),
+            last=2,
+        ),
         Arm("depthwise-3-last-2", "a residual depthwise 3x3 in the last two places", _depthwise(3), last=2),
         Arm("published-last-2", "the published layer in the last two places", None, last=2),
     )
