@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from globalcnn.errors import UserError, unknown_name
 from globalcnn.graph import replace_module
-from globalcnn.nn import GlobalLayer
+from globalcnn.nn import GlobalLayer, NormAct, ResidualDepthwise, UniformGlobalLayer
 from globalcnn.nn.diagnostics import Fields
 from globalcnn.ops import PDE, GatedSweeps
 
@@ -48,29 +48,6 @@ class Arm:
             elif self.block is not None:
                 replace_module(network, name, new=self.block(layer, i))
         return network
-
-
-class NormAct(nn.Sequential):
-    """`act(norm(x))`: what is left of the layer without its PDE."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(nn.BatchNorm2d(channels), nn.ReLU())
-
-
-class ResidualDepthwise(nn.Module):
-    """`act(norm(x + depthwise(x)))`, a k x k convolution per channel: the usual block of that cost."""
-
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
-        )
-        self.norm = nn.BatchNorm2d(channels)
-        self.act = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.act(self.norm(x + self.conv(x)))
-        return out
 
 
 class DiffusionOnly(GlobalLayer):
@@ -171,6 +148,23 @@ ARMS: dict[str, Arm] = {
             "gated sweeps, sigmoid gates, in the last two places",
             _sweeps(gate="sigmoid", norm_eps=1e-5),
             last=2,
+        ),
+        Arm("bounded", "velocity clamped to what the scheme carries stably", _published(bounded=True)),
+        Arm(
+            "shared-groups",
+            "coefficients shared by groups of channels",
+            _published(coefficients="shared-groups"),
+        ),
+        Arm("half-resolution", "coefficients at half resolution", _published(coefficients="half-resolution")),
+        Arm(
+            "uniform",
+            "learned coefficients, the same at every place",
+            lambda layer, i: UniformGlobalLayer(layer.channels),
+        ),
+        Arm(
+            "uniform-image",
+            "coefficients that depend on the image, not on the place",
+            lambda layer, i: UniformGlobalLayer(layer.channels, coefficients="image-linear"),
         ),
         Arm("depthwise-3-last-2", "a residual depthwise 3x3 in the last two places", _depthwise(3), last=2),
         Arm("published-last-2", "the published layer in the last two places", None, last=2),
