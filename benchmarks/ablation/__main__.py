@@ -19,6 +19,7 @@ from globalcnn.errors import UserError
 
 from .arms import ARMS, find_arm
 from .collect import write_results
+from .latency import measure
 from .runs import Plan, work
 
 
@@ -42,6 +43,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--collect", action="store_true", help="write the results of the trainings that ended"
     )
+    parser.add_argument(
+        "--latency", action="store_true", help="time the arms side by side, on an otherwise idle machine"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="of --latency; default %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of --latency, per batch size; default %(default)s"
+    )
     parser.add_argument("--list", action="store_true", help="show the arms")
     return parser.parse_args()
 
@@ -60,6 +68,18 @@ def main() -> int:
             return 0
         for name in args.arms:
             find_arm(name)
+        if args.latency:
+            path = measure(
+                args.network,
+                arms=args.arms,
+                num_classes=100,
+                size=(3, 32, 32),
+                rounds=args.rounds,
+                seconds=args.seconds,
+                say=lambda line: print(line, flush=True),
+            )
+            print(f"wrote {path}")
+            return 0
         if args.epochs < 1 or not args.minutes > 0:
             raise UserError("--epochs must be 1 or more, and --minutes above 0")
         plan = Plan(

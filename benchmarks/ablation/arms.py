@@ -29,12 +29,14 @@ class Arm:
     """One arm. question: what it is for, in a few words; block: None keeps the published layer.
 
     last: keep the block in the last so many of the layers only, nothing in the others; None for all.
+    timed_as: the arm that computes the same at inference, with other weights.
     """
 
     name: str
     question: str
     block: Block | None
     last: int | None = None
+    timed_as: str | None = None
 
     def put_into(self, network: nn.Module) -> nn.Module:
         """Replace the Global layers of `network`, in place."""
@@ -136,11 +138,31 @@ ARMS: dict[str, Arm] = {
             lambda layer, i: DiffusionOnly(layer.channels, layer.pde, bias=_bias(layer)),
         ),
         Arm("advection-only", "no diffusion", _published(diffusivity=0.0)),
-        Arm("eps-1e-5", "coefficient norms with eps 1e-5 instead of C", _published(norm_eps=1e-5)),
-        Arm("larger-start", "coefficient weights sqrt(C) times larger at the start", _larger_start),
-        Arm("coefficients-lr-10", "coefficients learn ten times faster", _coefficients_learn(10.0)),
+        Arm(
+            "eps-1e-5",
+            "coefficient norms with eps 1e-5 instead of C",
+            _published(norm_eps=1e-5),
+            timed_as="published",
+        ),
+        Arm(
+            "larger-start",
+            "coefficient weights sqrt(C) times larger at the start",
+            _larger_start,
+            timed_as="published",
+        ),
+        Arm(
+            "coefficients-lr-10",
+            "coefficients learn ten times faster",
+            _coefficients_learn(10.0),
+            timed_as="published",
+        ),
         Arm("sweeps", "gated sweeps driven by the published coefficients", _sweeps()),
-        Arm("sweeps-eps-1e-5", "the same, coefficient norms with eps 1e-5", _sweeps(norm_eps=1e-5)),
+        Arm(
+            "sweeps-eps-1e-5",
+            "the same, coefficient norms with eps 1e-5",
+            _sweeps(norm_eps=1e-5),
+            timed_as="sweeps",
+        ),
         Arm("sweeps-sigmoid", "gated sweeps, sigmoid gates", _sweeps(gate="sigmoid", norm_eps=1e-5)),
         Arm("sweeps-rational", "gated sweeps, rational gates", _sweeps(gate="rational", norm_eps=1e-5)),
         Arm(
