@@ -38,6 +38,17 @@ class DescribedLayer:
             y = self.conv(x, net)
         elif self.net == "identity":
             y = x
+        elif self.net == "shared-groups":  # one map for the channels of a group
+            groups = self.w[f"{net}.conv.weight"].shape[0]
+            y = self.batch_norm(self.conv(x, f"{net}.conv", groups=groups), f"{name}.norm", self.eps)
+            return y.repeat_interleave(x.shape[1] // groups, dim=1)
+        elif self.net == "half-resolution":  # one number for 2 x 2 pixels
+            rows, columns = (range(0, n, 2) for n in x.shape[2:])
+            means = [[x[:, :, i : i + 2, j : j + 2].mean((2, 3)) for j in columns] for i in rows]
+            half = torch.stack([torch.stack(row, dim=-1) for row in means], dim=-2)
+            y = self.batch_norm(self.conv(half, f"{net}.conv", groups=x.shape[1]), f"{name}.norm", self.eps)
+            y = y.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            return y[:, :, : x.shape[2], : x.shape[3]]
         elif self.net == "basic":
             y = F.relu(self.batch_norm(self.conv(x, f"{net}.branch.0"), f"{net}.branch.1", 1e-5))
             y = self.batch_norm(self.conv(y, f"{net}.branch.3"), f"{net}.branch.4", 1e-5)
