@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"ops", "nn", "graph"},
     "measure": {"ops", "nn", "graph", "models"},
     "data": set(),
-    "condense": {"ops", "nn", "graph", "models", "measure"},
+    "condense": {"ops", "nn", "graph", "models", "measure", "data", "train"},
     "optimize": {"ops", "nn", "graph", "models", "measure"},
     "viz": {"ops", "nn", "graph", "models", "measure"},
     "train": {"ops", "nn", "graph", "models", "measure", "data"},

@@ -61,7 +61,7 @@ def test_a_checkpoint_keeps_what_is_on_its_card(run, tmp_path):
         (("resnet32_cifar", "--plan-only", "--block", "globl", *SMALL), "unknown block 'globl'"),
         (("resnet32_cifar", "--plan-only", "--max-params", "10", *SMALL), "the nearest is"),
         (("digits_conv", "--plan-only", "--keep", "9"), "repeats nothing"),
-        (("resnet32_cifar", "--plan-only", "--batch-size", "0"), "--batch-size 0"),
+        (("resnet32_cifar", "--plan-only", "--timing-batch", "0"), "--timing-batch 0"),
     ],
 )
 def test_a_mistake_is_one_line(run, words, told, tmp_path, monkeypatch):

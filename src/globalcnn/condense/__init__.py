@@ -12,5 +12,17 @@ from ..models.placeable import PLACEABLE as BLOCKS
 from .applying import apply
 from .data import Cost, Plan, Stage, Untouched
 from .planning import plan
+from .recover import Recovered, Recovery, recover
 
-__all__ = ["BLOCKS", "Cost", "Plan", "Stage", "Untouched", "apply", "plan"]
+__all__ = [
+    "BLOCKS",
+    "Cost",
+    "Plan",
+    "Recovered",
+    "Recovery",
+    "Stage",
+    "Untouched",
+    "apply",
+    "plan",
+    "recover",
+]

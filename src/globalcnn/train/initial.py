@@ -29,7 +29,7 @@ def start_from(
     weights, card = read_weights(file)
     own = model.state_dict()
     weights = fitted(weights, own, repr(str(file)))
-    heads = _classifier(model)
+    heads = classifier_names(model)
     wrong = [f"{k} is missing" for k in own if k not in weights and not _of(k, heads)]
     wrong += [f"{k} is not part of the network" for k in weights if k not in own and not _of(k, heads)]
     taken: dict[str, Tensor] = {}
@@ -64,7 +64,7 @@ def _shapes(given: Tensor, value: Tensor) -> str:
     return f"{tuple(given.shape)}, not {tuple(value.shape)}"
 
 
-def _classifier(model: nn.Module) -> tuple[str, ...]:
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that give the logits: what the network says, else its last linear layer."""
     told = getattr(model, "get_classifier", None)
     heads: list[nn.Module] = []

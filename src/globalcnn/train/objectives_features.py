@@ -16,14 +16,15 @@ from ..graph import ShapeTrace, trace_shapes
 from .objectives import Objective, Outcome
 from .teacher import Teacher
 
-SMALLEST_SPREAD = 1e-12
+SMALLEST_SPREAD, SMALLEST_SHARE = 1e-6, 1e-3  # absolute, and of the mean square
 
 
 def normalised_error(found: Tensor, wanted: Tensor) -> Tensor:
     """Squared error of features (N, C, ...) over their spread.
 
     0 is exact, 1 is as good as a constant per channel. The spread is the mean squared distance of `wanted`
-    from its mean per channel. A scalar in float32.
+    from its mean per channel, but at least a thousandth of its mean square and 1e-6, so that features that
+    are nearly constant do not outweigh everything else. A scalar in float32.
 
     >>> x = torch.tensor([[[1.0, 3.0]]])
     >>> normalised_error(torch.full_like(x, 2.0), x).item(), normalised_error(x, x).item()
@@ -32,7 +33,8 @@ def normalised_error(found: Tensor, wanted: Tensor) -> Tensor:
     found, wanted = found.float(), wanted.float()
     others = [d for d in range(wanted.ndim) if d != 1]
     spread = (wanted - wanted.mean(dim=others, keepdim=True)).square().mean()
-    return (found - wanted).square().mean() / spread.clamp_min(SMALLEST_SPREAD)
+    least = (SMALLEST_SHARE * wanted.square().mean()).clamp_min(SMALLEST_SPREAD)
+    return (found - wanted).square().mean() / torch.maximum(spread, least)
 
 
 @dataclass(frozen=True)
