@@ -76,6 +76,45 @@ class WrittenOut(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class PreActivation(nn.Module):
+    """Norm, ReLU, layer, twice per shortcut, called one by one."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 10)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2 * depth))
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2 * depth))
+        for norm in self.norms:
+            nn.init.normal_(norm.bias)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for i in range(0, len(self.convs), 2):
+            y = self.convs[i](F.relu(self.norms[i](x)))
+            x = x + self.convs[i + 1](F.relu(self.norms[i + 1](y)))
+        return self.fc(x.mean((2, 3)))
+
+
+class UNet(nn.Module):
+    """Resizes and concatenates in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.low, self.up = _double(3, 8), _double(8, 16), _double(24, 8)
+        self.pool, self.out = nn.MaxPool2d(2), nn.Conv2d(8, 10, 1)
+
+    def forward(self, x):
+        a = self.down(x)
+        b = F.interpolate(self.low(self.pool(a)), size=a.shape[2:])
+        return self.out(self.up(torch.cat([b, a], 1)))
+
+
+def _double(a: int, b: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(a, b, 3, padding=1), nn.ReLU(True), nn.Conv2d(b, b, 3, padding=1), nn.ReLU(True)
+    )
+
+
 class TwoStreams(nn.Module):
     """Its blocks take and return a map and a state that they do not change."""
 

@@ -56,6 +56,12 @@ REFUSED = [
     Refused("keep", options={"keep": 0}, words=("keep=0",)),
     Refused("seconds", options={"seconds": -1}, words=("seconds=-1",)),
     Refused("nothing repeats", build=networks.without_repetitions, words=("repeats nothing",)),
+    Refused(
+        "one block a stage",
+        build=lambda: globalcnn.create_model("resnet_global_cifar"),
+        example=torch.randn(1, 3, 32, 32),
+        words=("resnet_global_cifar repeats nothing",),
+    ),
     Refused("side by side", build=networks.Branches, words=("repeats nothing",)),
     Refused("called several times", build=networks.Shared, words=("block is called 3 times", "same weights")),
     Refused("state changes", build=networks.Changing, words=("blocks.0 takes 2 tensors and returns 2",)),

@@ -138,7 +138,11 @@ def test_it_is_exported(build):
         torch.testing.assert_close(torch.from_numpy(got), small(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("build", [networks.ShortcutOutside, networks.WrittenOut], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "build",
+    [networks.ShortcutOutside, networks.WrittenOut, networks.PreActivation],
+    ids=lambda b: b.__name__,
+)
 def test_where_nothing_comes_the_kept_blocks_alone_are_the_network(build):
     """A removed block with its shortcut in the forward is the identity, not twice the input."""
     torch.manual_seed(0)
@@ -147,10 +151,35 @@ def test_where_nothing_comes_the_kept_blocks_alone_are_the_network(build):
     small = condense.apply(model, condense.plan(model, x, block="none", seconds=None))
     if isinstance(model, networks.WrittenOut):
         model.depth = 1
+    elif isinstance(model, networks.PreActivation):
+        model.convs = model.convs[:2]
     else:
         model.blocks = model.blocks[:1]
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x))
+
+
+def test_maps_that_are_resized_and_concatenated():
+    model = networks.UNet()
+    plan = condense.plan(model, torch.randn(1, 3, 16, 16), seconds=None)
+    assert [s.remove for s in plan.stages] == [
+        (("down.2", "down.3"),),
+        (("low.2", "low.3"),),
+        (("up.2", "up.3"),),
+    ]
+    assert condense.apply(model, plan)(torch.randn(1, 3, 20, 16)).shape == (1, 10, 20, 16)
+
+
+def test_a_pooling_that_keeps_the_shape_by_chance_stays():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 4, 1),
+        *(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)) for _ in range(3)),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+    small = condense.apply(model, condense.plan(model, torch.randn(1, 3, 16, 16), seconds=None))
+    assert small(torch.randn(2, 3, 64, 64)).shape == (2, 10)
 
 
 def test_a_model_on_the_meta_device_is_planned():

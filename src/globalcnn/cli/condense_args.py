@@ -49,7 +49,7 @@ class Args:
     speedup: float | None = None
     """How many times as fast it must be on this machine, measured."""
     block: str = "global"
-    """What comes: global, sweeps, norm-act, none."""
+    """What comes: global, sweeps, depthwise, norm-act, none."""
     keep: int = 1
     """Blocks that stay of every repetition."""
     seconds: float = 5.0

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..graph import Call, ShapeTrace, eval_mode
-from .units import Unit
+from .units import Unit, is_within, kind_of
 
+AFTER = 6  # calls after the last unit that may depend on it
 WINDOW = 6  # units that a shortcut written in a forward may span
 
 
@@ -99,36 +100,88 @@ class Runner:
         return [seen.get(call.index) for call in calls]
 
 
-def find_link(runner: Runner, row: Sequence[Unit], i: int, after: Call | None) -> Found:
-    """The link from `row[i]` to the next unit, or to `after`, the call that follows the last unit.
+def find_link(runner: Runner, row: Sequence[Unit], i: int, calls: ShapeTrace) -> Found:
+    """The link from `row[i]` to what follows: the next unit, or for the last one what depends on it first.
 
-    row: units that keep the shape, in order.
+    row: units that keep the shape, in order; calls: the trace that they are from.
     """
     unit = row[i]
-    following = row[i + 1].head if i + 1 < len(row) else after
-    if following is None:
+    head = row[i + 1].head if i + 1 < len(row) else None
+    following = _following(unit, calls, head)
+    if not following:
         return Found(Link.UNSEEN)
-    if unit.last.writes[:1] == following.reads[:1]:
-        return Found(Link.CHAIN, direct=True)
+    passed, skipped = unit.last.writes[:1], 0
+    while skipped < len(following) - 1 and _only_passes(following[skipped], passed):
+        passed = following[skipped].writes[:1]
+        skipped += 1
+    if passed == following[skipped].reads[:1]:
+        return Found(Link.CHAIN, direct=skipped == 0)
     if not runner.has_values:
         return Found(Link.UNSEEN)
-    earlier = [row[j].head for j in range(max(0, i - WINDOW), i + 1)]
-    watched = [*earlier, following]
+    window = range(max(0, i - WINDOW), i + 1)
+    starts = [(i - j, call) for j in reversed(window) for call in _openings(row, j, calls)]
+    watched = [call for _, call in starts] + following[skipped:]
+    ends = slice(len(starts), None)
     zeros = runner.inputs_of(watched, instead=(unit.head, unit.last, "zeros"))
-    same = runner.inputs_of(watched, instead=(unit.head, unit.last, "input"))
     plain = runner.inputs_of(watched)
-    end = zeros[-1]
-    if end is None or same[-1] is None or plain[-1] is None or _equal(end, plain[-1]):
+    if head is not None and head in following and _same(zeros, plain, watched.index(head, len(starts))):
         return Found(Link.NONE)
-    for span, start in enumerate(reversed(zeros[:-1])):
+    depends = [k for k in range(len(starts), len(watched)) if not _same(zeros, plain, k)]
+    if not depends or not zeros[ends]:
+        return Found(Link.NONE)
+    same = runner.inputs_of(watched, instead=(unit.head, unit.last, "input"))
+    end, other = zeros[depends[0]], same[depends[0]]
+    if end is None or other is None:
+        return Found(Link.OTHER)
+    return _judged(end, other, [(span, zeros[k]) for k, (span, _) in enumerate(starts)], unit)
+
+
+def _judged(end: Tensor, same: Tensor, starts: Sequence[tuple[int, Tensor | None]], unit: Unit) -> Found:
+    """The link, from what follows is given when the unit returns zeros (`end`), and its input (`same`)."""
+    for span, start in starts:
         if start is not None and _has_content(start) and _equal(end, start):
             return Found(Link.ADDED, span)
-    if same[-1].shape == end.shape and _has_content(end) and _equal(same[-1], 2 * end):
+    if _has_content(end) and same.shape == end.shape and _is_multiple(same, end):
         return Found(Link.ADDED)  # pooled or flattened before the next module saw it
-    own = same[-2]
-    if own is not None and (_equal(same[-1], own) or _is_constant(end)):
+    own = next((start for span, start in starts if span == 0 and start is not None), None)
+    if (own is not None and _equal(same, own)) or _is_constant(end):
         return Found(Link.CHAIN)
+    if unit.taken is not None and end.ndim == 4 and end.shape[1:] != unit.taken.shape[1:]:
+        return Found(Link.CHAIN)  # resized, or beside other maps: no shortcut adds to it
     return Found(Link.OTHER)
+
+
+def _following(unit: Unit, calls: ShapeTrace, head: Call | None) -> list[Call]:
+    """The calls after the unit's, up to the head of the next one, or a few."""
+    found: list[Call] = []
+    for call in calls.calls[unit.last.index + 1 :]:
+        if is_within(call, unit.last.index, calls) or (found and call.parent == found[-1].index):
+            continue
+        found.append(call)
+        if call is head or (head is None and len(found) == AFTER):
+            break
+    return found
+
+
+def _openings(row: Sequence[Unit], j: int, calls: ShapeTrace) -> list[Call]:
+    """The head of `row[j]`, and calls before it that keep the shape: norms that the forward calls first."""
+    head, found = row[j].head, [row[j].head]
+    earliest = row[j - 1].last.index if j else -1
+    for call in reversed(calls.calls[earliest + 1 : head.index]):
+        if call.parent != head.parent or kind_of(call.module).mixes or call.inputs[:1] != head.inputs[:1]:
+            break
+        found.append(call)
+    return found
+
+
+def _only_passes(call: Call, passed: tuple[tuple[int, int], ...]) -> bool:
+    """Whether a call, such as a norm's or activation's, takes what was passed on and keeps its shape."""
+    return call.reads == passed and call.inputs == call.outputs and not kind_of(call.module).mixes
+
+
+def _same(a: Sequence[Tensor | None], b: Sequence[Tensor | None], k: int) -> bool:
+    x, y = a[k], b[k]
+    return x is None or y is None or _equal(x, y)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -138,6 +191,13 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _is_constant(x: Tensor) -> bool:
     """Whether every channel has the same value everywhere: nothing of the image is in it."""
     return x.ndim == 4 and not _has_content(x - x.mean((2, 3), keepdim=True))
+
+
+def _is_multiple(a: Tensor, b: Tensor) -> bool:
+    """Whether a is b times one number above 1: a shortcut, and the input added to it."""
+    x, y = a.double().flatten(), b.double().flatten()
+    ratio = float(x @ y / (y @ y))
+    return ratio > 1.001 and _equal(a, ratio * b)
 
 
 def _has_content(x: Tensor) -> bool:

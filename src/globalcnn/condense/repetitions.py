@@ -11,7 +11,7 @@ from torch import nn
 from ..graph import Call, ShapeTrace
 from .data import Untouched
 from .links import Found, Link, Runner, find_link
-from .units import Unit, Units, channel_axis_trouble, is_within, shape_of, without_odd_ends
+from .units import Unit, Units, channel_axis_trouble, shape_of, without_odd_ends
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Search:
         row = self.units.row(call)
         done: set[int] = set()
         for segment in _segments(row):
-            done |= self._take_runs(segment, row)
+            done |= self._take_runs(segment)
         for item in row:
             if not isinstance(item, Unit) or item.head.index in done or item.kind.is_pde:
                 continue
             if not self._take_dense(item):
                 self._visit(item.head)
 
-    def _take_runs(self, segment: Sequence[Unit], row: Sequence[Unit | Call]) -> set[int]:
+    def _take_runs(self, segment: Sequence[Unit]) -> set[int]:
         """Note the runs in units without another call that mixes between them; indices of their heads."""
         done: set[int] = set()
         i = 0
@@ -120,22 +120,14 @@ class Search:
             i = j + 1
             if len(run) + (opener is not None) > 1:
                 done |= {u.head.index for u in run} | ({opener.head.index} if opener else set())
-                self._take_run(run, opener, self._after(run[-1], row))
+                self._take_run(run, opener)
         return done
 
     def _repeats(self, first: Unit, other: Unit) -> bool:
         keeps = first.keeps_shape and other.keeps_shape and first.taken == other.taken
         return keeps and first.kind.is_like(other.kind)
 
-    def _after(self, unit: Unit, row: Sequence[Unit | Call]) -> Call | None:
-        """The call of the network that begins next after the unit's."""
-        end = unit.last.index
-        for call in self.trace.calls[end + 1 :]:
-            if not is_within(call, end, self.trace):
-                return call
-        return None
-
-    def _take_run(self, run: list[Unit], opener: Unit | None, after: Call | None) -> None:
+    def _take_run(self, run: list[Unit], opener: Unit | None) -> None:
         name = run[0].name if len(run) == 1 else f"{run[0].name} to {run[-1].name}"
         run = without_odd_ends(run, opener)
         trouble = None if self.any_shape else channel_axis_trouble(run[0], self.trace)
@@ -159,17 +151,17 @@ class Search:
                 opener = None if unit is run[0] else opener
         for k, piece in enumerate(pieces):
             if piece:
-                last = piece[-1] is run[-1]
-                self._take_piece(piece, opener if k == 0 else None, after if last else None)
+                self._take_piece(piece, opener if k == 0 else None)
 
-    def _take_piece(self, run: list[Unit], opener: Unit | None, after: Call | None) -> None:
+    def _take_piece(self, run: list[Unit], opener: Unit | None) -> None:
         """Divide units into blocks by the links between them, and note what can go."""
-        links = [find_link(self.runner, run, i, after) for i in range(len(run))]
+        links = [find_link(self.runner, run, i, self.trace) for i in range(len(run))]
         if len(links) > 1 and links[-1].link in (Link.OTHER, Link.UNSEEN, Link.NONE):
-            # what follows the last unit may pool or flatten: it is as the others are
-            links[-1] = links[-2]
+            # what follows the last unit may pool or flatten: it is as those before
+            spans = [f for f in links[:-1] if f.link is Link.ADDED]
+            links[-1] = spans[-1] if spans else links[-2]
         elif links[-1].link in (Link.UNSEEN, Link.NONE):
-            links[-1] = Found(Link.CHAIN)
+            links[-1] = Found(Link.CHAIN if run[-1].kind.is_block else Link.OTHER)
         for blocks, whole in _blocks(run, links):
             if whole is not None:
                 self.untouched[whole] = "the forward does not pass its map on to the next block"

@@ -208,7 +208,8 @@ def without_odd_ends(run: list[Unit], opener: Unit | None) -> list[Unit]:
     What only the last one has, such as a pooling that keeps the shape of this example by chance, is not part
     of the repetition.
     """
-    tails = [[type(c.module) for c in unit.calls[1:]] for unit in [*run, *([opener] if opener else [])]]
+    others = [opener] if opener is not None and len(run) == 1 else []
+    tails = [[type(c.module) for c in unit.calls[1:]] for unit in [*run, *others]]
     length = 0
     while all(len(t) > length and t[length] is tails[0][length] for t in tails):
         length += 1

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown_name
 from ..nn import GlobalLayer
+from ..nn.blocks import NormAct, ResidualDepthwise
 from ..ops import PDE, GatedSweeps
 from .values import MOST_REAL, MOST_WHOLE
 
@@ -133,7 +134,14 @@ def _sweeps(
 
 
 def _norm_act(channels: int, *, residual: bool = False, act: str = "ReLU") -> nn.Module:
-    block = nn.Sequential(nn.BatchNorm2d(channels), activation_named(act)())
+    block = NormAct(channels, act=activation_named(act))
+    return Added(block) if residual else block
+
+
+def _depthwise(
+    channels: int, *, kernel_size: int = 3, residual: bool = False, act: str = "ReLU"
+) -> nn.Module:
+    block = ResidualDepthwise(channels, kernel_size, act=activation_named(act))
     return Added(block) if residual else block
 
 
@@ -164,6 +172,7 @@ PLACEABLE: Final[dict[str, Placeable]] = {
         "Global layer, Du Fort-Frankel steps: reads neighbours up to K spacings away", _global
     ),
     "sweeps": Placeable("Global layer, gated sweeps: one step reaches the whole map", _sweeps),
+    "depthwise": Placeable("depthwise convolution with a shortcut, BatchNorm, activation", _depthwise),
     "norm-act": Placeable("BatchNorm and activation", _norm_act),
     "none": Placeable("nothing: the input is passed on", _none),
     "zeros": Placeable("zeros, where the network adds the block's output to its input", _zeros),
