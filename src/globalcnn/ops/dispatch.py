@@ -92,9 +92,9 @@ def _takes(
 
 # The schemes of the kernels, by operator. One that a fast backend does not list here runs in eager.
 _NATIVE: dict[str, tuple[type[Scheme], ...]] = {
-    "solve": (DuFortFrankel,),
-    "layer": (DuFortFrankel,),
-    "evolve": (DuFortFrankel,),
+    "solve": (DuFortFrankel, GatedSweeps),
+    "layer": (DuFortFrankel, GatedSweeps),
+    "evolve": (DuFortFrankel, GatedSweeps),
 }
 _TRITON: dict[str, tuple[type[Scheme], ...]] = {
     "solve": (DuFortFrankel, GatedSweeps),

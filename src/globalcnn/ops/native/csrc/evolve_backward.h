@@ -226,8 +226,8 @@ struct EvolveBackward {
       const EvolveArgs& a = channels.a;
       const T per_element = T(1 / double(a.shape.N * a.shape.H * a.shape.W));
       for (int i = 0; i < G; ++i) {
-        mean[i] = sums[i].vector(channels.g.block) * per_element;
-        slope[i] = dots[i].vector(channels.g.block) * per_element;
+        mean[i] = sums[i].vector(channels.g) * per_element;
+        slope[i] = dots[i].vector(channels.g) * per_element;
         factor[i] = k.gamma[i] * channels.inverse_deviation(i);
         channels.put(i, a.g_beta, sums[i]);
         channels.put(i, a.g_gamma, dots[i]);
@@ -257,7 +257,7 @@ struct EvolveBackward {
     PerChannel<T> g_weight[G * MAX_KERNEL * MAX_KERNEL];
     const int64_t image = G * kept(g), first = g.first;
     const bool halo_columns = g.block == 1;
-    for (int64_t n = 0; n < a.shape.N; ++n) {
+    for (int64_t n = 0; n < channels.passes(); ++n) {
       channels.read(h, a.h, n);
       channels.read(g_h, a.g_h, n);
       const T* kept_gy = gy + n * image;

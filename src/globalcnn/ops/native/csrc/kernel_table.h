@@ -3,10 +3,13 @@
 #pragma once
 #include "evolve.h"
 #include "evolve_backward.h"
+#include "evolve_sweeps.h"
 #include "kernels.h"
 #include "layer.h"
+#include "layer_sweeps.h"
 #include "solve.h"
 #include "solve_backward.h"
+#include "solve_sweeps.h"
 
 namespace globalcnn {
 namespace {
@@ -36,24 +39,48 @@ template <class T, class>
 using EvolveAny = Evolve<T>;
 template <class T, class>
 using EvolveBackwardAny = EvolveBackward<T>;
+template <class T, class>
+using EvolveSweepsAny = EvolveSweeps<T>;
+template <class T, class>
+using EvolveBackwardSweepsAny = EvolveBackwardSweeps<T>;
+
+// An operator by the scheme's kernels.
+template <template <class, class> class DuFortFrankel, template <class, class> class Sweeps>
+struct ByScheme {
+  template <class T, class Stored>
+  struct Operator {
+    template <class Args>
+    static int64_t scratch(const Args& a, int64_t block) {
+      return a.pde.scheme == Scheme::gated_sweeps ? Sweeps<T, Stored>::scratch(a, block)
+                                                  : DuFortFrankel<T, Stored>::scratch(a, block);
+    }
+    template <class Args>
+    static void run(const Args& a, int64_t block, int64_t begin, int64_t end, T* planes) {
+      if (a.pde.scheme == Scheme::gated_sweeps)
+        Sweeps<T, Stored>::run(a, block, begin, end, planes);
+      else
+        DuFortFrankel<T, Stored>::run(a, block, begin, end, planes);
+    }
+  };
+};
 
 int64_t lanes(Dtype dtype) { return dtype == Dtype::f64 ? LANES<double> : LANES<float>; }
 
 const Kernels table = {
     ISA_NAME,
     lanes,
-    scratch_of<Solve, SolveArgs>,
-    run<Solve, SolveArgs>,
-    scratch_of<SolveBackward, SolveBackwardArgs>,
-    run<SolveBackward, SolveBackwardArgs>,
-    scratch_of<Layer, LayerArgs>,
-    run<Layer, LayerArgs>,
+    scratch_of<ByScheme<Solve, SolveSweeps>::Operator, SolveArgs>,
+    run<ByScheme<Solve, SolveSweeps>::Operator, SolveArgs>,
+    scratch_of<ByScheme<SolveBackward, SolveBackwardSweeps>::Operator, SolveBackwardArgs>,
+    run<ByScheme<SolveBackward, SolveBackwardSweeps>::Operator, SolveBackwardArgs>,
+    scratch_of<ByScheme<Layer, LayerSweeps>::Operator, LayerArgs>,
+    run<ByScheme<Layer, LayerSweeps>::Operator, LayerArgs>,
     scratch_of<Copy, CopyArgs>,
     run<Copy, CopyArgs>,
-    scratch_of<EvolveAny, EvolveArgs>,
-    run<EvolveAny, EvolveArgs>,
-    scratch_of<EvolveBackwardAny, EvolveArgs>,
-    run<EvolveBackwardAny, EvolveArgs>,
+    scratch_of<ByScheme<EvolveAny, EvolveSweepsAny>::Operator, EvolveArgs>,
+    run<ByScheme<EvolveAny, EvolveSweepsAny>::Operator, EvolveArgs>,
+    scratch_of<ByScheme<EvolveBackwardAny, EvolveBackwardSweepsAny>::Operator, EvolveArgs>,
+    run<ByScheme<EvolveBackwardAny, EvolveBackwardSweepsAny>::Operator, EvolveArgs>,
 };
 
 }  // namespace

@@ -13,14 +13,14 @@ struct PerChannel {
   double of[LANES<T>] = {};
   // adds what was summed up over a plane
   void add(const Plane<T>& g, Vec<T> x) {
-    if (g.block == 1)
+    if (g.one_channel())
       of[0] += double(sum_of_lanes<T>(x));
     else
       for (int64_t e = 0; e < g.block; ++e) of[e] += double(x[e]);
   }
-  Vec<T> vector(int64_t block) const {
+  Vec<T> vector(const Plane<T>& g) const {
     Vec<T> x{};
-    for (int64_t e = 0; e < LANES<T>; ++e) x[e] = T(of[block == 1 ? 0 : e]);
+    for (int64_t e = 0; e < LANES<T>; ++e) x[e] = T(of[g.one_channel() ? 0 : e]);
     return x;
   }
 };
@@ -43,25 +43,43 @@ struct BatchChannels {
   const Plane<T>& g;
   int64_t c, count;
 
+  // How many times `read` and `write` take to go through the batch: for each image, or each block of images.
+  int64_t passes() const { return g.images ? (a.shape.N + L - 1) / L : a.shape.N; }
+  // The images of pass n.
+  int64_t images(int64_t n) const { return !g.images ? 1 : (n + 1) * L <= a.shape.N ? L : a.shape.N - n * L; }
+
   // The storage type is told apart here, plane by plane: compiling the operators for each would double the
   // time.
   void read(T* plane, const View& from, int64_t n) const {
+    const Lanes to = lanes(from, n);
+    if (g.images && to.count < L) std::memset(plane, 0, g.size * sizeof(T));
     if (a.shape.dtype == Dtype::bf16)
-      read_planes<T, uint16_t>(plane, g, from, n, c, count);
+      read_planes<T, uint16_t>(plane, g, to.view, to.n, to.c, to.count);
     else
-      read_planes<T, T>(plane, g, from, n, c, count);
+      read_planes<T, T>(plane, g, to.view, to.n, to.c, to.count);
   }
-  void write(const View& to, const T* plane, int64_t n) const {
+  void write(const View& view, const T* plane, int64_t n) const {
+    const Lanes to = lanes(view, n);
     if (a.shape.dtype == Dtype::bf16)
-      write_planes<T, uint16_t>(to, g, plane, n, c, count);
+      write_planes<T, uint16_t>(to.view, g, plane, to.n, to.c, to.count);
     else
-      write_planes<T, T>(to, g, plane, n, c, count);
+      write_planes<T, T>(to.view, g, plane, to.n, to.c, to.count);
+  }
+
+  // The view of a tensor in which lanes are channels: with images for lanes the two are exchanged.
+  struct Lanes {
+    View view;
+    int64_t n, c, count;
+  };
+  Lanes lanes(const View& v, int64_t n) const {
+    if (!g.images) return {v, n, c, count};
+    return {View{v.data, v.c, v.n, v.h, v.w}, c, n * L, images(n)};
   }
 
   // Where the plane of image n lies, to be prefetched; null if it does not lie in order.
   const void* address(const View& v, int64_t n) const {
     const bool pixels_in_order = v.w == 1 || v.c == 1;
-    if (!v.data || n >= a.shape.N || !pixels_in_order || v.h != a.shape.W * v.w) return nullptr;
+    if (!v.data || g.images || n >= a.shape.N || !pixels_in_order || v.h != a.shape.W * v.w) return nullptr;
     return static_cast<const char*>(v.data) + (n * v.n + c * v.c) * element_size();
   }
   int64_t element_size() const { return a.shape.dtype == Dtype::bf16 ? 2 : int64_t(sizeof(T)); }
@@ -74,7 +92,7 @@ struct BatchChannels {
   template <class Body>
   void each_lane(int64_t i, const Body& body) const {
     for (int64_t e = 0; e < L; ++e)
-      if (g.block == 1 || e < count) body(i * a.shape.C + c + (g.block == 1 ? 0 : e), e);
+      if (g.one_channel() || e < count) body(i * a.shape.C + c + (g.one_channel() ? 0 : e), e);
   }
   Vec<T> vector_of(int64_t i, const void* from) const {
     Vec<T> x{};
@@ -134,9 +152,9 @@ struct BatchChannels {
     alignas(64) T weight[G * MAX_KERNEL * MAX_KERNEL * L], bias[G * L] = {};
     load_weights(weight);
     PerChannel<T> mean[G], squares[G];
-    const double size = double(g.H * g.W);
-    double before = 0;
-    for (int64_t n = 0; n < a.shape.N; ++n, before += size) {
+    double before = 0, size = 0;
+    for (int64_t n = 0; n < passes(); ++n, before += size) {
+      size = double(images(n) * g.H * g.W);
       read(h, a.h, n);
       Vec<T> sum[G] = {}, square[G] = {};
       const bool halo_columns = g.block == 1;
@@ -194,8 +212,8 @@ Plane<T> training_plane(const EvolveArgs& a, int64_t block) {
 template <class T, class Body>
 void each_block(const EvolveArgs& a, const Plane<T>& g, int64_t begin, int64_t end, const Body& body) {
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t c = unit * g.block, left = a.shape.C - c;
-    body(BatchChannels<T>{a, g, c, left < g.block ? left : g.block});
+    const int64_t block = g.one_channel() ? 1 : g.block, c = unit * block, left = a.shape.C - c;
+    body(BatchChannels<T>{a, g, c, left < block ? left : block});
   }
 }
 

@@ -72,6 +72,11 @@ int64_t block_of(const Shape& s) {
   return 2 * s.C >= lanes ? lanes : 1;
 }
 
+// The sweeps along a row take whole vectors for pixels.
+int64_t block_of(const Shape& s, const Pde& pde) {
+  return pde.scheme == Scheme::gated_sweeps ? kernels(s).lanes(s.dtype) : block_of(s);
+}
+
 int64_t blocks_of(int64_t channels, int64_t block) { return (channels + block - 1) / block; }
 
 // A unit of work is a block of channels of one image; cost: about how many operations per element.
@@ -80,7 +85,7 @@ void run_over_images(const Args& args, int64_t cost, int64_t (*bytes)(const Args
                      void (*work)(const Args&, int64_t, int64_t, int64_t, char*)) {
   const Shape& s = args.shape;
   if (s.N * s.C * s.H * s.W == 0) return;
-  const int64_t block = block_of(s), units = s.N * blocks_of(s.C, block);
+  const int64_t block = block_of(s, args.pde), units = s.N * blocks_of(s.C, block);
   // a thread is worth waking for some ten microseconds of work
   const int64_t per_unit = block * s.H * s.W * cost;
   const int64_t grain = std::max<int64_t>(1, (int64_t(1) << 17) / std::max<int64_t>(1, per_unit));
@@ -97,11 +102,18 @@ int64_t training_block_of(const Shape& s) {
   return blocks_of(s.C, block) >= std::min(processors, s.C) ? block : 1;
 }
 
+// The same by scheme: the sweeps take whole vectors for pixels, so that a single channel has images for lanes
+// where there are enough of them.
+int64_t training_block_of(const Shape& s, Scheme scheme) {
+  const int64_t block = training_block_of(s), lanes = kernels(s).lanes(s.dtype);
+  return scheme == Scheme::gated_sweeps && 2 * s.N < lanes ? lanes : block;
+}
+
 void run_over_channels(const EvolveArgs& args, int64_t (*bytes)(const EvolveArgs&, int64_t),
                        void (*work)(const EvolveArgs&, int64_t, int64_t, int64_t, char*)) {
   const Shape& s = args.shape;
   if (s.N * s.C * s.H * s.W == 0) return;
-  const int64_t block = training_block_of(s), need = bytes(args, block);
+  const int64_t block = training_block_of(s, args.pde.scheme), need = bytes(args, block);
   torch::stable::parallel_for(0, blocks_of(s.C, block), 1, [&](int64_t begin, int64_t end) {
     work(args, block, begin, end, scratch(need));
   });
@@ -109,8 +121,9 @@ void run_over_channels(const EvolveArgs& args, int64_t (*bytes)(const EvolveArgs
 
 // A map in channels-last layout, which training goes through one channel at a time: it would read a cache
 // line for every element.
-bool needs_transpose(const Tensor& t) {
-  return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1 && training_block_of(shape(t)) == 1;
+bool needs_transpose(const Tensor& t, Scheme scheme) {
+  return t.stride(1) == 1 && t.size(1) > 1 && t.size(2) * t.size(3) > 1 &&
+         training_block_of(shape(t), scheme) == 1;
 }
 
 Tensor planar_like(const Tensor& t) {
@@ -126,33 +139,27 @@ void copy_map(const Tensor& to, const Tensor& from) {
 }
 
 // The map, or a copy of it with its planes whole in memory.
-Tensor planar(const Tensor& t) {
-  if (!needs_transpose(t)) return t;
+Tensor planar(const Tensor& t, Scheme scheme) {
+  if (!needs_transpose(t, scheme)) return t;
   Tensor to = planar_like(t);
   copy_map(to, t);
   return to;
 }
 
-std::optional<Tensor> planar(const std::optional<Tensor>& t) {
-  return t ? std::optional<Tensor>(planar(*t)) : std::nullopt;
+std::optional<Tensor> planar(const std::optional<Tensor>& t, Scheme scheme) {
+  return t ? std::optional<Tensor>(planar(*t, scheme)) : std::nullopt;
 }
 
 // Where a kernel of training writes a result: the result, or planar memory that is copied to it afterwards.
-Tensor planar_result(const Tensor& t) { return t.dim() == 4 && needs_transpose(t) ? planar_like(t) : t; }
-
-void finish(const Tensor& result, const Tensor& written) {
-  if (result.dim() == 4 && needs_transpose(result)) copy_map(result, written);
+Tensor planar_result(const Tensor& t, Scheme scheme) {
+  return t.dim() == 4 && needs_transpose(t, scheme) ? planar_like(t) : t;
 }
 
-// `dispatch.py` lists the schemes by operator; a direct call of an operator with another is refused here.
-void only_du_fort_frankel(const char* name, int64_t scheme) {
-  if (static_cast<Scheme>(scheme) != Scheme::du_fort_frankel)
-    throw std::runtime_error(std::string("globalcnn::") + name +
-                             ": the native kernels compute the scheme 0 (du_fort_frankel) alone");
+void finish(const Tensor& result, const Tensor& written, Scheme scheme) {
+  if (result.dim() == 4 && needs_transpose(result, scheme)) copy_map(result, written);
 }
 
 SolveResults solve(SolveCall c) {
-  only_du_fort_frankel("solve", c.scheme);
   const SolveResults r = results(c);
   SolveArgs a = arguments(c);
   bind(a, r);
@@ -161,7 +168,6 @@ SolveResults solve(SolveCall c) {
 }
 
 SolveBackwardResults solve_backward(SolveBackwardCall c) {
-  only_du_fort_frankel("solve_backward", c.scheme);
   const SolveBackwardResults r = results(c);
   SolveBackwardArgs a = arguments(c);
   bind(a, r);
@@ -170,7 +176,6 @@ SolveBackwardResults solve_backward(SolveBackwardCall c) {
 }
 
 LayerResults layer(LayerCall c) {
-  only_du_fort_frankel("layer", c.scheme);
   const LayerResults r = results(c);
   LayerArgs a = arguments(c);
   bind(a, r);
@@ -187,30 +192,30 @@ void zero_if_empty(const Tensor& map, std::initializer_list<Tensor> results) {
 }
 
 EvolveResults evolve(EvolveCall c) {
-  only_du_fort_frankel("evolve", c.scheme);
+  const Scheme scheme = static_cast<Scheme>(c.scheme);
   const EvolveResults r = results(c);
   zero_if_empty(c.h, {r.mean, r.var});
-  c.h = planar(c.h), c.f = planar(c.f);
-  const EvolveResults written{planar_result(r.out), r.mean, r.var};
+  c.h = planar(c.h, scheme), c.f = planar(c.f, scheme);
+  const EvolveResults written{planar_result(r.out, scheme), r.mean, r.var};
   EvolveArgs a = arguments(c);
   bind(a, written);
   run_over_channels(a, kernels(a.shape).evolve_scratch, kernels(a.shape).evolve);
-  finish(r.out, written.out);
+  finish(r.out, written.out, scheme);
   return r;
 }
 
 EvolveBackwardResults evolve_backward(EvolveBackwardCall c) {
-  only_du_fort_frankel("evolve_backward", c.scheme);
+  const Scheme scheme = static_cast<Scheme>(c.scheme);
   const EvolveBackwardResults r = results(c);
   zero_if_empty(c.h, {r.g_weight, r.g_gamma, r.g_beta});
-  c.grad = planar(c.grad), c.h = planar(c.h), c.f = planar(c.f);
-  const EvolveBackwardResults written{planar_result(r.g_h), planar_result(r.g_f), r.g_weight, r.g_gamma,
-                                      r.g_beta};
+  c.grad = planar(c.grad, scheme), c.h = planar(c.h, scheme), c.f = planar(c.f, scheme);
+  const EvolveBackwardResults written{planar_result(r.g_h, scheme), planar_result(r.g_f, scheme), r.g_weight,
+                                      r.g_gamma, r.g_beta};
   EvolveArgs a = arguments(c);
   bind(a, written);
   run_over_channels(a, kernels(a.shape).evolve_backward_scratch, kernels(a.shape).evolve_backward);
-  finish(r.g_h, written.g_h);
-  finish(r.g_f, written.g_f);
+  finish(r.g_h, written.g_h, scheme);
+  finish(r.g_f, written.g_f, scheme);
   return r;
 }
 

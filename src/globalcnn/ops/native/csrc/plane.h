@@ -28,9 +28,10 @@ namespace {
 template <class T>
 struct Plane {
   int64_t H, W, dx, dy, px, py, block, stride, X, Y;
-  int64_t first;  // offset of the first interior row, with its halo column
-  int64_t range;  // elements of all interior rows with their halo columns
-  int64_t size;   // elements to allocate for one plane
+  int64_t first;        // offset of the first interior row, with its halo column
+  int64_t range;        // elements of all interior rows with their halo columns
+  int64_t size;         // elements to allocate for one plane
+  bool images = false;  // in training: the lanes of a block are images of one channel
   // what loops run over: `runs` stretches of `length` elements, the first at `begin`, `stride` apart
   int64_t runs, begin, length;
 
@@ -49,6 +50,7 @@ struct Plane {
     length = block == 1 ? range : W * block;
   }
   int64_t at(int64_t row, int64_t column) const { return first + row * stride + (py + column) * block; }
+  bool one_channel() const { return block == 1 || images; }
   int64_t line() const { return W * block; }  // elements of a row without its halo
 
   // Calls `body` with the offset of every vector, and before that `begin_run` with the first offset of each
