@@ -15,7 +15,7 @@ import sys
 import torch
 
 from globalcnn import PDE
-from globalcnn.ops import reference, torch_ops
+from globalcnn.ops import GatedSweeps, reference, torch_ops
 from globalcnn.ops.judge import judge
 from globalcnn.ops.torch_ops import decomposition
 
@@ -24,6 +24,25 @@ PDES = [
     PDE(steps=K, spacing=spacing, boundary=boundary, dt=0.15)
     for boundary in ("periodic", "neumann", "dirichlet")
     for K, spacing in ((0, 1), (1, 1), (1, (2, 3)), (2, (1, 3)), (5, (9, 1)), (20, 1))
+]
+SWEEPS = [
+    PDE(steps=K, spacing=spacing, boundary=boundary, dt=0.9, scheme=GatedSweeps(gate, first))
+    for K, spacing, boundary, gate, first in (
+        (1, 1, "neumann", "transport", "x"),
+        (1, 1, "neumann", "transport", "y"),
+        (1, 1, "dirichlet", "transport", "x"),
+        (1, 1, "periodic", "transport", "y"),
+        (3, 1, "neumann", "sigmoid", "x"),
+        (3, 1, "neumann", "transport", "x"),
+        (1, 1, "neumann", "rational", "y"),
+        (2, (2, 3), "periodic", "transport", "x"),
+        (2, (9, 4), "neumann", "transport", "y"),
+        (1, (2, 1), "dirichlet", "rational", "x"),
+        (1, 1, "neumann", "transport", "x"),  # once more, with other options of the layer
+        (0, 1, "neumann", "transport", "x"),
+        (1, 1, "periodic", "sigmoid", "x"),
+        (2, 1, "dirichlet", "transport", "y"),
+    )
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 LAYOUTS = {
@@ -48,10 +67,10 @@ def fields(shape, dtype, layout, *, seed=0, learned=True, source=True, one=False
     return made if source else made | {"f": None}
 
 
-def solve_findings(shapes=SHAPES, pdes=PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
-    """What is wrong with the solve and its gradients, by the one rule."""
+def solve_findings(shapes=SHAPES, pdes=PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS), every=1):
+    """What is wrong with the solve and its gradients, by the one rule. every: which cases are taken."""
     cases = itertools.product(shapes, pdes, dtypes, layouts, (True, False))
-    for i, (shape, pde, dtype, layout, learned) in enumerate(cases):
+    for i, (shape, pde, dtype, layout, learned) in list(enumerate(cases))[::every]:
         inputs = fields(shape, dtype, layout, seed=i, learned=learned, source=i % 3 > 0, one=i % 3 == 1)
         verdict = judge(torch_ops.solve, inputs, pde)
         if verdict.failed:
@@ -87,9 +106,10 @@ def in_float64(arguments):
 LAYER_PDES = [pde for pde in PDES if pde.steps <= 5]
 
 
-def layer_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
+def layer_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS), every=1):
     """What is wrong with the whole layer: its error against float64, set against that of plain PyTorch."""
-    for i, (shape, pde, dtype, layout) in enumerate(itertools.product(shapes, pdes, dtypes, layouts)):
+    cases = list(enumerate(itertools.product(shapes, pdes, dtypes, layouts)))
+    for i, (shape, pde, dtype, layout) in cases[::every]:
         arguments = layer_arguments(i, shape, dtype, layout, pde)
         found, plain = torch.ops.globalcnn.layer(*arguments), decomposition.layer(*arguments)
         exact = in_float64(arguments)
@@ -125,12 +145,12 @@ def in_dtype(arguments, dtype):
     return (*maps, *(a.to(wide) if isinstance(a, torch.Tensor) else a for a in arguments[2:]))
 
 
-def evolve_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS)):
+def evolve_findings(shapes=SHAPES, pdes=LAYER_PDES, dtypes=DTYPES, layouts=tuple(LAYOUTS), every=7):
     """What is wrong with the evolution in training and its gradients, set against plain PyTorch."""
     names = ("H", "mean", "var", "g_h", "g_f", "g_weight", "g_gamma", "g_beta")
     cases = list(enumerate(itertools.product(shapes, pdes, dtypes, layouts)))
     # every seventh: plain PyTorch compiles its convolutions anew for every shape, which takes the time
-    for i, (shape, pde, dtype, layout) in cases[::7]:
+    for i, (shape, pde, dtype, layout) in cases[::every]:
         if shape[0] * shape[2] * shape[3] < 2:
             continue
         grad, exact_arguments = evolve_arguments(i, shape, layout, pde)
@@ -211,11 +231,11 @@ SPECIAL_PDES = [
 ]
 
 
-def special_case(i):
+def special_case(i, pdes=SPECIAL_PDES):
     """A generator, and a shape, PDE, dtype and layout drawn by number."""
     g = torch.Generator().manual_seed(i)
     # and a single channel, wider than one pixel
-    choices = ([*SHAPES[:6], (2, 1, 5, 7)], SPECIAL_PDES, DTYPES, list(LAYOUTS))
+    choices = ([*SHAPES[:6], (2, 1, 5, 7)], pdes, DTYPES, list(LAYOUTS))
     return g, *(choice[int(torch.randint(len(choice), (), generator=g))] for choice in choices)
 
 
@@ -291,6 +311,20 @@ def evolve_special_findings(cases):
                 yield f"special evolve case {i} {shape} {pde} {dtype} {layout}: {name}: {fault}"
 
 
+def sweeps_special_findings(cases):
+    """Where the sweeps are finite, given a state and source that are not finite in places."""
+    for i in cases:
+        _, shape, pde, dtype, layout = special_case(i, SWEEPS)
+        inputs = fields(shape, dtype, layout, seed=i, source=i % 2 == 0)
+        values = [*sprinkle(list(inputs.values())[:3], seed=i, kinds=SPECIAL[:4]), *list(inputs.values())[3:]]
+        arguments = (*values, *torch_ops.numbers(0.0, 0.0, pde))
+        found, plain = torch.ops.globalcnn.solve(*arguments), decomposition.solve(*arguments)
+        exact = reference.solve(*(A.double() if isinstance(A, torch.Tensor) else A for A in values), pde)
+        known = exact.isfinite() == plain.isfinite()
+        if (known & (found.isfinite() != exact.isfinite())).any():
+            yield f"special sweeps case {i} {shape} {pde} {dtype} {layout}"
+
+
 FEW = {"shapes": SHAPES[:4], "dtypes": DTYPES[:1], "layouts": ("contiguous", "channels-last")}
 # the checks by name: all cases, few cases
 CHECKS = {
@@ -300,6 +334,11 @@ CHECKS = {
     "special solve": (solve_special_findings, {"cases": range(400)}, {"cases": range(120)}),
     "special layer": (layer_special_findings, {"cases": range(400)}, {"cases": range(120)}),
     "special evolve": (evolve_special_findings, {"cases": range(120)}, {"cases": range(30)}),
+    # 5 is prime to the numbers of layouts and dtypes: the cases taken have them all
+    "sweeps solve": (solve_findings, {"pdes": SWEEPS, "every": 5}, FEW | {"pdes": SWEEPS}),
+    "sweeps layer": (layer_findings, {"pdes": SWEEPS, "every": 5}, FEW | {"pdes": SWEEPS}),
+    "sweeps evolve": (evolve_findings, {"pdes": SWEEPS}, FEW | {"pdes": SWEEPS, "every": 1}),
+    "special sweeps": (sweeps_special_findings, {"cases": range(200)}, {"cases": range(60)}),
 }
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import native_patches, native_phases
 from globalcnn import PDE, Boundary, GlobalLayer, UserError, solve
-from globalcnn.ops import BACKENDS, torch_ops
+from globalcnn.ops import BACKENDS, DuFortFrankel, GatedSweeps, torch_ops, use_backend
 from globalcnn.ops.judge import judge
 from globalcnn.ops.native import build, instruction_set
 
@@ -111,6 +111,32 @@ def test_drawn_solves_keep_to_the_rule(
     assert not verdict.failed, verdict
 
 
+@given(
+    shape=st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(1, 12), st.integers(1, 40)),
+    steps=st.integers(0, 4),
+    spacing=st.one_of(st.just(1), st.tuples(st.integers(1, 12), st.integers(1, 12))),
+    boundary=st.sampled_from(list(Boundary)),
+    gate=st.sampled_from(["transport", "sigmoid", "rational"]),
+    first=st.sampled_from(["x", "y"]),
+    dtype=st.sampled_from(checks.DTYPES),
+    layout=st.sampled_from(sorted(checks.LAYOUTS)),
+    learned=st.booleans(),
+    source=st.booleans(),
+    one=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_drawn_sweeps_keep_to_the_rule(
+    shape, steps, spacing, boundary, gate, first, dtype, layout, learned, source, one, seed
+):
+    inputs = checks.fields(
+        shape, dtype, layout, seed=seed, learned=learned, source=source, one=one and source
+    )
+    pde = PDE(steps=steps, spacing=spacing, boundary=boundary, dt=0.9, scheme=GatedSweeps(gate, first))
+    verdict = judge(BACKENDS["native"].run, inputs, pde)
+    assert not verdict.failed, verdict
+
+
 def arguments(dtype=torch.float32, shape=(2, 3, 5, 6), learned=True, source=True, steps=3):
     inputs = checks.fields(shape, dtype, "contiguous", learned=learned, source=source)
     state = [A.requires_grad_() if isinstance(A, torch.Tensor) else A for A in inputs.values()]
@@ -146,6 +172,29 @@ def test_opcheck_of_the_evolution_in_training(layout):
     )
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("first", ["x", "y"])
+@pytest.mark.parametrize("boundary", ["neumann", "dirichlet"])
+@pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_layer_with_sweeps_is_that_of_eager(steps, first, boundary, fmt):
+    """As networks use it, where the first sweep is fused with the convolutions."""
+    layer = GlobalLayer(18, PDE(steps=steps, boundary=boundary, scheme=GatedSweeps(first=first)))
+    x = torch.randn(9, 18, 7, 9).contiguous(memory_format=fmt)
+    assert "fused training" in layer.explain(x.requires_grad_())
+    leaves = [x, *layer.parameters()]
+    found = torch.autograd.grad(layer(x).square().sum(), leaves)
+    layer.eval()
+    with torch.no_grad():
+        assert "fused inference" in layer.explain(x)
+        out = layer(x)
+    with use_backend("eager"):
+        with torch.no_grad():
+            torch.testing.assert_close(out, layer(x), atol=1e-5, rtol=1e-5)
+        expected = torch.autograd.grad(layer.train()(x).square().sum(), leaves)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4 * (1 + other.abs().max().item()), rtol=1e-4)
+
+
 @pytest.mark.parametrize("case", [1, 2, 3])
 def test_gradcheck_of_the_evolution_in_training(case):
     _, given_ = checks.evolve_arguments(case, (2, 2, 3, 4), "contiguous", PDE(steps=2))
@@ -161,9 +210,10 @@ def test_gradcheck_of_the_evolution_in_training(case):
 
 @pytest.mark.parametrize("boundary", list(Boundary))
 @pytest.mark.parametrize("learned", [True, False])
-def test_gradcheck(boundary, learned):
+@pytest.mark.parametrize("scheme", [DuFortFrankel(), GatedSweeps()], ids=repr)
+def test_gradcheck(boundary, learned, scheme):
     state, _ = arguments(torch.float64, (1, 2, 3, 4), learned=learned)
-    pde = PDE(steps=3, spacing=(1, 2), boundary=boundary)
+    pde = PDE(steps=3, spacing=(1, 2), boundary=boundary, scheme=scheme)
     assert torch.autograd.gradcheck(lambda *s: solve(*s, pde, backend="native"), state)
 
 
@@ -172,10 +222,12 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda *s: solve(*s, pde, backend="native"), state)
 
 
-def test_threads_change_nothing():
-    state, pde = arguments(shape=(3, 17, 9, 11))
-    layer = checks.layer_arguments(8, (3, 17, 9, 11), torch.float32, "channels-last", PDE(steps=2))
-    grad, evolution = checks.evolve_arguments(5, (3, 17, 9, 11), "channels-last", PDE(steps=2))
+@pytest.mark.parametrize("scheme", [DuFortFrankel(), GatedSweeps()], ids=repr)
+def test_threads_change_nothing(scheme):
+    state, _ = arguments(shape=(9, 17, 9, 11))
+    pde = PDE(steps=2, scheme=scheme)
+    layer = checks.layer_arguments(8, (9, 17, 9, 11), torch.float32, "channels-last", pde)
+    grad, evolution = checks.evolve_arguments(5, (9, 17, 9, 11), "channels-last", pde)
     before = torch.get_num_threads()
     results = []
     try:
