@@ -9,6 +9,7 @@ from .layer import compare_layers
 from .memory import compare_memory
 from .networks import compare_imagenet, compare_implicit, compare_networks
 from .results import Progress, Result, Settings
+from .schemes import compare_schemes
 from .training import compare_training
 
 
@@ -22,6 +23,7 @@ class TableInfo:
 
 TABLES: dict[str, TableInfo] = {
     "layer": TableInfo("a Global layer against a 3x3 convolution", compare_layers),
+    "schemes": TableInfo("gated sweeps against Du Fort-Frankel: layer, training step", compare_schemes),
     "networks": TableInfo("CIFAR networks, inference at batch 1, 64, 512", compare_networks),
     "training": TableInfo("one training step of ResNet-Global and ResNet-32", compare_training),
     "memory": TableInfo("memory of the layer in training against K", compare_memory),
