@@ -45,7 +45,7 @@ def compare_schemes(settings: Settings, progress: Progress) -> Comparison:
             for first in ("x", "y"):
                 name = f"{'x'.join(map(str, shape))}, {first} first, {what}"
                 progress(name)
-                cells.append(_layer_cell(name, shape, GatedSweeps(first=first), what, settings))  # type: ignore[arg-type]
+                cells.append(_layer_cell(name, shape, GatedSweeps(first=first), what, settings))
     name, batch = (TINY if settings.quick else PAIR)[0], 4 if settings.quick else BATCH
     progress(name)
     cells.append(_training_cell(name, batch, settings))
@@ -69,7 +69,7 @@ def _preparing(
 ) -> Callable[[], Run]:
     def prepare() -> Run:
         torch.manual_seed(0)
-        layer = GlobalLayer(shape[1], PDE(scheme=scheme)).to(memory_format=fmt)  # type: ignore[call-overload]
+        layer = GlobalLayer(shape[1], PDE(scheme=scheme)).to(memory_format=fmt)
         x = torch.randn(shape).contiguous(memory_format=fmt)
         if training:
             return forward_backward(layer.train(), x)
@@ -97,7 +97,7 @@ def _training_cell(network: str, batch: int, settings: Settings) -> Cell:
             def prepare() -> Run:
                 torch.manual_seed(0)
                 model = create_model(network).train()
-                model = (with_sweeps(model) if sweeps else model).to(memory_format=fmt)  # type: ignore[call-overload]
+                model = (with_sweeps(model) if sweeps else model).to(memory_format=fmt)
                 return training_step(model, x.contiguous(memory_format=fmt), y, compiled=False)
 
             return prepare
