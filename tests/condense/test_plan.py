@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -60,22 +61,20 @@ def test_times_are_measured(planned):
     plan = planned[1]
     costs = [plan.before, plan.after, *(c for s in plan.stages for c in (s.before, s.after))]
     assert all(c.seconds > 0 for c in costs)
-    assert sum(s.before.seconds for s in plan.stages) < plan.before.seconds
 
 
-def test_the_clock_times_the_named_modules_alone():
+def test_the_clock_times_the_named_modules_and_leaves_no_hook():
     class Slow(torch.nn.Module):
         def forward(self, x):
-            for _ in range(300):
-                x = x + 1
+            time.sleep(0.02)  # at least
             return x
 
-    net = torch.nn.Sequential(torch.nn.Identity(), Slow())
-    with Timed(net, {"quick": ["0"], "slow": ["1"]}, (X,)) as timed:
+    net = torch.nn.Sequential(Slow(), torch.nn.Identity(), Slow())
+    with Timed(net, {"two": ["0", "2"], "none": ["1"]}, (X,)) as timed:
         for _ in range(3):
             timed(X)
-    spent = timed.medians(1)
-    assert 0 < 5 * spent["quick"] < spent["slow"]
+    assert {name: len(spent) for name, spent in timed.times.items()} == {"two": 3, "none": 3}
+    assert timed.medians(1)["two"] >= 0.04
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
