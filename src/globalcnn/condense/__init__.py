@@ -12,7 +12,9 @@ from ..models.placeable import PLACEABLE as BLOCKS
 from .applying import apply
 from .data import Cost, Plan, Stage, Untouched
 from .planning import plan
-from .recover import Recovered, Recovery, recover
+from .recover import recover
+from .recover_settings import Recovery
+from .recover_steps import Recovered
 
 __all__ = [
     "BLOCKS",
