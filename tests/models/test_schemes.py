@@ -107,3 +107,34 @@ def test_a_refusal_leaves_the_network_as_it_was():
     assert equations(model)[1].scheme == TridiagonalImplicit(first="x")
     set_scheme(model, DuFortFrankel())
     assert equations(model) == before
+
+
+def test_a_given_equation_alternates_the_first_axis_too():
+    model = create_model("resnet_global_tiny_cifar", pde=PDE(scheme=GatedSweeps("rational", first="y")))
+    assert [pde.scheme.first for pde in equations(model)] == ["y", "x", "y"]
+
+
+def test_networks_with_sweeps_have_sigmoid_gates_and_small_eps():
+    model = create_model("resnet_sweeps_tiny_cifar")
+    assert [pde.scheme for pde in equations(model)] == [GatedSweeps("sigmoid", first=a) for a in "xyx"]
+    assert {model.global1.velocity_x.norm.eps, model.global2.diffusion_y.norm.eps} == {1e-5}
+
+
+def test_networks_with_depthwise_convolutions_solve_no_equation_and_take_no_scheme():
+    assert equations(create_model("resnet_depthwise_cifar")) == []
+    with pytest.raises(UserError, match="has none"):
+        create_model("resnet_depthwise_cifar", scheme="gated-sweeps")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("resnet_depthwise_cifar", {"pde": PDE(steps=2)}),
+        ("resnet_depthwise_cifar", {"norm_eps": 0.1}),
+        ("resnet32_cifar", {"pde": PDE(steps=2)}),
+        ("resnet32_cifar", {"depthwise": 3}),
+    ],
+)
+def test_settings_of_layers_that_a_network_lacks_are_refused(name, settings):
+    with pytest.raises(UserError, match="only for the Global variants"):
+        create_model(name, **settings)

@@ -19,7 +19,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from ..errors import UserError, near_names, unknown_name
-from .schemes import check_scheme, set_scheme
+from .schemes import alternate_axes, check_scheme, set_scheme
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ def register(
             config.pop("state_dict", None)  # the weights are in the network now
         if scheme is not None:
             set_scheme(model, scheme)
+        elif settings.get("pde") is not None or "pde" in getattr(build, "keywords", {}):
+            alternate_axes(model)
         return stamped(model, name, settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name

@@ -81,6 +81,23 @@ def set_scheme(model: nn.Module, scheme: str | Scheme) -> None:
         layer.pde = pde
 
 
+def alternate_axes(model: nn.Module) -> None:
+    """Let a scheme that works axis by axis start with the other axis in every second layer.
+
+    The first layer's scheme says which axis the first one starts with. Layers of other schemes stay.
+
+    >>> from globalcnn import create_model
+    >>> model = create_model("resnet_global_cifar", pde=PDE(scheme=GatedSweeps(first="y")))
+    >>> [pde.scheme.first for pde in equations(model)]
+    ['y', 'x', 'y']
+    """
+    layers = list(_layers(model))
+    for i, layer in enumerate(layers):
+        first = layers[0].pde.scheme
+        if type(layer.pde.scheme) is type(first):
+            layer.pde = replace(layer.pde, scheme=_alternating(first, i))
+
+
 def equations(model: nn.Module) -> list[PDE]:
     """The equations that the layers of `model` solve, in the order of its modules."""
     return [layer.pde for layer in _layers(model)]
