@@ -27,9 +27,7 @@ from ..errors import UserError, UserTypeError
 from ..measure import environment
 from ..models import Card
 from ..models.weights import checksum
-from ..train import (
-    Recipe,
-)
+from ..train import Recipe
 from ..train.network import card_for, unwrapped
 from ..train.run import as_source
 from ..train.setting_up import checked_seed
