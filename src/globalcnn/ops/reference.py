@@ -89,8 +89,8 @@ def _gates(u: Tensor, D: Field, dt: float, dx: int, scheme: GatedSweeps) -> tupl
 def _transport_numbers(u: Tensor, D: Field, dt: float, dx: int) -> tuple[Tensor, Tensor]:
     zero = torch.zeros_like(u)
     D = torch.where(D < 0, zero, D) if isinstance(D, Tensor) else max(D, 0.0)
-    below = torch.where(u > 0, u, zero) * dt / dx + D * dt / dx**2
-    above = torch.where(u < 0, -u, zero) * dt / dx + D * dt / dx**2
+    below = torch.where(u <= 0, zero, u) * dt / dx + D * dt / dx**2
+    above = torch.where(u >= 0, zero, -u) * dt / dx + D * dt / dx**2
     return below, above
 
 
