@@ -124,7 +124,9 @@ def test_a_file_rebuilds_it(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "build", [named("resnet32_cifar"), networks.ShortcutOutside, networks.WrittenOut], ids=str
+    "build",
+    [named("resnet32_cifar"), networks.ShortcutOutside, networks.WrittenOut],
+    ids=["resnet32_cifar", "shortcut outside", "written out"],
 )
 def test_it_is_exported(build):
     model = build()
