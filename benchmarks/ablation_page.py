@@ -1,4 +1,4 @@
-"""Writes the tables and the picture of docs/does-it-pay.md from results/ablation/ and results/bench/deployed_forms.json.
+"""Writes the tables and the picture of docs/does-it-pay.md from results/ablation/.
 
 python -m benchmarks.ablation_page
 """
@@ -18,10 +18,7 @@ from .pages import RESULTS, ROOT, hardware, milliseconds, put, table
 PAGE = ROOT / "docs" / "does-it-pay.md"
 PICTURE = ROOT / "docs" / "images" / "ablation.png"
 START, END = "<!-- tables: written by python -m benchmarks.ablation_page -->", "<!-- end of tables -->"
-FORMS_START = "<!-- forms: written by python -m benchmarks.ablation_page -->"
-FORMS_END = "<!-- end of forms -->"
 FOLDER = RESULTS / "ablation"
-FORMS = RESULTS / "bench" / "deployed_forms.json"
 BASELINE, PUBLISHED = "depthwise-3", "published"
 BATCHES = (1, 64)
 
@@ -124,57 +121,12 @@ def _about(content: dict[str, Any]) -> str:
     return text
 
 
-def forms_table(content: dict[str, Any]) -> str:
-    """Forms of the layer at inference, untrained: a table for each network and batch, in its fastest engine."""
-    parts = []
-    for cell in content["cells"]:
-        rows = []
-        for form in cell["forms"]:
-            engines = {e: t["seconds"] for e, t in form["engines"].items()}
-            best = _ratio_of_fastest(form, cell["forms"][0])
-            rows.append(
-                (
-                    f"`{form['form']}`",
-                    form["about"],
-                    f"{form['params']:,}",
-                    f"{form['macs'] / 1e6:,.1f}",
-                    *(milliseconds(seconds) for seconds in engines.values()),
-                    "-" if best is None else f"{best:.2f}",
-                )
-            )
-        names = list(cell["forms"][0]["engines"])
-        columns = (
-            "form",
-            "what it is",
-            "parameters",
-            "M multiply-adds",
-            *(f"ms, {name}" for name in names),
-            "fastest / fastest of the baseline",
-        )
-        parts += [f"**{cell['network']}, batch {cell['batch']}**", "", table(columns, rows), ""]
-    return "\n".join(parts)
-
-
-def _ratio_of_fastest(form: dict[str, Any], baseline: dict[str, Any]) -> float | None:
-    ours, theirs = (
-        [t["seconds"] for t in side["engines"].values() if t["seconds"] is not None]
-        for side in (form, baseline)
-    )
-    return min(ours) / min(theirs) if ours and theirs else None
-
-
 def section(found: Sequence[dict[str, Any]]) -> str:
     """The text between the markers."""
     parts = [START, ""]
     for content in found:
         parts += [_about(content), "", arms_table(content), ""]
     return "\n".join([*parts, END])
-
-
-def forms_section(content: dict[str, Any]) -> str:
-    """The text between the second pair of markers."""
-    about = f"Untrained weights, medians of alternating rounds, threads not bound. {hardware(content)}."
-    return "\n".join([FORMS_START, "", about, "", forms_table(content), FORMS_END])
 
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
@@ -213,7 +165,6 @@ def main() -> None:
     """Write the page's tables and the picture."""
     found = read()
     put(PAGE, section(found))
-    put(PAGE, forms_section(json.loads(FORMS.read_text(encoding="utf-8"))))
     draw(found, PICTURE)
 
 

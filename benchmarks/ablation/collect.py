@@ -44,4 +44,5 @@ def _group(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         arm["runs"].append(
             {k: r[k] for k in ("seed", "test_accuracy", "validation_accuracy", "train_loss", "seconds")}
         )
-    return {**{key: ordered[0][key] for key in _SHARED}, "arms": arms}
+    seeds = sorted({r["seed"] for r in ordered})
+    return {**{key: ordered[0][key] for key in _SHARED}, "seeds": seeds, "arms": arms}

@@ -68,10 +68,10 @@ def test_the_solve(compiled):
     grad, *c = state((2, 16, 32, 32), torch.bfloat16)
     numbers = itertools.product((1, 3), (0, 2))
     for steps, boundary in numbers:
-        backend.solve(*c, 0.0, 0.0, steps, 0.2, 1, 1, boundary, 0)
+        backend.solve(*c, 0.0, 0.0, steps, 0.2, 1, 1, boundary, 0, 0, False)
     assert names(compiled) == ["step"] * 2 + ["solve_planes"] * 2
     compiled.clear()
-    backend.solve_backward(grad, *c, 0.0, 0.0, 2, 0.2, 1, 2, 1, 0)
+    backend.solve_backward(grad, *c, 0.0, 0.0, 2, 0.2, 1, 2, 1, 0, 0, False)
     assert names(compiled) == ["step", "backward_step", "backward_step"]
 
 
