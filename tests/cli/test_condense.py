@@ -9,6 +9,7 @@ import torch
 
 import globalcnn
 from globalcnn.models import make_card, read_card, save_weights
+from globalcnn.nn import ResidualDepthwise
 
 SMALL = ("--image-size", "16", "--seconds", "0.05")
 
@@ -25,8 +26,8 @@ def test_a_plan_is_shown_kept_and_applied(run, tmp_path):
     done = run("condense", "resnet32_cifar", "--plan", str(plan), "--out", str(out), "--image-size", "16")
     assert done.status == 0, done.err
     small = globalcnn.load(out)
-    assert not isinstance(small.layer1[1], globalcnn.GlobalLayer)
-    assert isinstance(small.layer2[1], globalcnn.GlobalLayer)
+    assert not isinstance(small.layer1[1], ResidualDepthwise)
+    assert isinstance(small.layer2[1], ResidualDepthwise)
     assert read_card(out).image_size == (16, 16)
 
 

@@ -48,11 +48,11 @@ REFUSED = [
     Refused("speedup", options={"speedup": 0.5, "seconds": 1}, words=("speedup=0.5", "2 for half the time")),
     Refused("speedup unmeasured", options={"speedup": 2.0}, words=("needs measured times",)),
     Refused(
-        "params out of reach", options={"max_params": 100}, words=("max_params=100", "the nearest is 2,714")
+        "params out of reach", options={"max_params": 100}, words=("max_params=100", "the nearest is 2,834")
     ),
     Refused("block", options={"block": "globl"}, words=("unknown block 'globl'", "'global'")),
-    Refused("setting", options={"settings": {"step": 2}}, words=("'step'", "'steps'")),
-    Refused("type of a setting", options={"settings": {"steps": 1.5}}, words=("steps=", "int")),
+    Refused("setting", options={"settings": {"kernel": 5}}, words=("'kernel'", "'kernel_size'")),
+    Refused("type of a setting", options={"settings": {"kernel_size": 1.5}}, words=("kernel_size=", "int")),
     Refused("keep", options={"keep": 0}, words=("keep=0",)),
     Refused("seconds", options={"seconds": -1}, words=("seconds=-1",)),
     Refused("nothing repeats", build=networks.without_repetitions, words=("repeats nothing",)),
@@ -116,7 +116,7 @@ def planned(name: str = "resnet32_cifar") -> tuple[nn.Module, condense.Plan]:
 
 def test_what_could_not_be_touched_is_in_the_error_of_a_budget():
     model = globalcnn.create_model("resnet18", num_classes=10)
-    with pytest.raises(UserError, match=r"nearest is 9,652,170.*Not touched: layer4\.1: .*1 x 1 pixel"):
+    with pytest.raises(UserError, match=r"nearest is 9,654,410.*Not touched: layer4\.1: .*1 x 1 pixel"):
         condense.plan(model, torch.randn(1, 3, 32, 32), max_params=5_000_000, seconds=None)
 
 
@@ -241,8 +241,8 @@ TYPOS = [
     Typo("a shape", lambda p: p["tensors"].update({"conv1.weight": "16,3"}), ("conv1.weight", "'16x3x3x3'")),
     Typo("entry of a stage", stage_with(blok="global"), ("'blok'", "'block'")),
     Typo("block", stage_with(block="globl"), ("unknown block 'globl'", "'global'")),
-    Typo("setting", stage_with(settings={"step": 1}), ("'step'", "'steps'")),
-    Typo("out of bounds", stage_with(settings={"steps": 10**9}), ("steps",)),
+    Typo("setting", stage_with(block="global", settings={"step": 1}), ("'step'", "'steps'")),
+    Typo("out of bounds", stage_with(block="global", settings={"steps": 10**9}), ("steps",)),
     Typo("condense", stage_with(condense="yes"), ("condense must be true or false", "'yes'")),
     Typo("remove", stage_with(remove=[]), ("remove must be a list",)),
     Typo("nothing in a block", stage_with(remove=[[]]), ("empty block",)),

@@ -13,6 +13,7 @@ from globalcnn import UserError, condense
 from globalcnn.condense.budget import Budget, choose, total
 from globalcnn.condense.data import Cost, Stage
 from globalcnn.condense.timing import Timed
+from globalcnn.nn import ResidualDepthwise
 from tests.condense import networks
 
 X = torch.randn(1, 3, 16, 16)
@@ -21,7 +22,15 @@ X = torch.randn(1, 3, 16, 16)
 @pytest.fixture(scope="module")
 def planned():
     model = globalcnn.create_model("resnet32_cifar", num_classes=10)
-    return model, condense.plan(model, X, seconds=0.2)
+    return model, condense.plan(model, X, block="global", seconds=0.2)
+
+
+def test_a_residual_depthwise_7x7_comes_by_default(planned):
+    model, _ = planned
+    small = condense.apply(model, condense.plan(model, X, seconds=None))
+    blocks = [small.layer1[1], small.layer2[1], small.layer3[1]]
+    assert {type(b) for b in blocks} == {ResidualDepthwise}
+    assert {b.conv.kernel_size for b in blocks} == {(7, 7)}
 
 
 def test_it_is_kept_as_json(planned, tmp_path):
@@ -140,7 +149,7 @@ def test_a_condensed_network_is_condensed_again():
     ],
 )
 def test_a_budget_chooses(planned, limit, condensed):
-    plan = condense.plan(planned[0], X, seconds=None, **limit)
+    plan = condense.plan(planned[0], X, block="global", seconds=None, **limit)
     assert [s.name for s in plan.chosen] == condensed
     assert plan.after.params <= limit.get("max_params", plan.after.params)
     assert plan.after.macs <= limit.get("max_macs", plan.after.macs)

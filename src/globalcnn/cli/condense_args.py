@@ -9,14 +9,14 @@ from typing import Annotated
 
 import tyro
 
-from ..condense import Recovery
+from ..condense import DEFAULT_BLOCK, Recovery
 from ..errors import UserError
 from .options import DataOfRun, RecipeName, RecipeOptions
 
 
 @dataclass(frozen=True)
 class Args:
-    """Condense a CNN: blocks that repeat each other give way to one Global layer, or another block.
+    """Condense a CNN: blocks that repeat each other give way to one cheap block.
 
     With a folder as --out it is trained too: the new stages first learn the features of the original, each
     by itself, then the whole learns from the labels and from the original. The folder holds the condensed
@@ -48,8 +48,8 @@ class Args:
     """Multiply-adds that it may need for one image."""
     speedup: float | None = None
     """How many times as fast it must be on this machine, measured."""
-    block: str = "global"
-    """What comes: global, sweeps, depthwise, norm-act, none."""
+    block: str = DEFAULT_BLOCK
+    """What comes: depthwise (a residual depthwise 7x7), global (Global layer), sweeps, norm-act, none."""
     keep: int = 1
     """Blocks that stay of every repetition."""
     seconds: float = 5.0

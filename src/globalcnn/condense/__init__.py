@@ -10,7 +10,7 @@
 
 from ..models.placeable import PLACEABLE as BLOCKS
 from .applying import apply
-from .data import Cost, Plan, Stage, Untouched
+from .data import DEFAULT_BLOCK, Cost, Plan, Stage, Untouched
 from .planning import plan
 from .recover import recover
 from .recover_settings import Recovery
@@ -18,6 +18,7 @@ from .recover_steps import Recovered
 
 __all__ = [
     "BLOCKS",
+    "DEFAULT_BLOCK",
     "Cost",
     "Plan",
     "Recovered",

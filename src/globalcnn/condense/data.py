@@ -14,6 +14,7 @@ from ..models.placeable import check_settings
 from ..models.values import from_json, to_json
 
 FORMAT: Final = "globalcnn-condense-plan-1"
+DEFAULT_BLOCK: Final = "depthwise"  # most accurate at equal latency: docs/does-it-pay.md
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Stage:
     shape: tuple[int, ...]
     keep: tuple[str, ...]
     remove: tuple[tuple[str, ...], ...]
-    block: str = "global"
+    block: str = DEFAULT_BLOCK
     settings: Mapping[str, Any] = field(default_factory=dict)
     added: bool = False
     in_channels: int | None = None

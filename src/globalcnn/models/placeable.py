@@ -139,7 +139,7 @@ def _norm_act(channels: int, *, residual: bool = False, act: str = "ReLU") -> nn
 
 
 def _depthwise(
-    channels: int, *, kernel_size: int = 3, residual: bool = False, act: str = "ReLU"
+    channels: int, *, kernel_size: int = 7, residual: bool = False, act: str = "ReLU"
 ) -> nn.Module:
     block = ResidualDepthwise(channels, kernel_size, act=activation_named(act))
     return Added(block) if residual else block
@@ -172,7 +172,7 @@ PLACEABLE: Final[dict[str, Placeable]] = {
         "Global layer, Du Fort-Frankel steps: reads neighbours up to K spacings away", _global
     ),
     "sweeps": Placeable("Global layer, gated sweeps: one step reaches the whole map", _sweeps),
-    "depthwise": Placeable("depthwise convolution with a shortcut, BatchNorm, activation", _depthwise),
+    "depthwise": Placeable("depthwise convolution (7x7) with a shortcut, BatchNorm, activation", _depthwise),
     "norm-act": Placeable("BatchNorm and activation", _norm_act),
     "none": Placeable("nothing: the input is passed on", _none),
     "zeros": Placeable("zeros, where the network adds the block's output to its input", _zeros),
