@@ -104,6 +104,21 @@ def arms_table(content: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
+def times_table(content: dict[str, Any]) -> str:
+    """Milliseconds of each arm in each engine, in the order of the fastest at batch 1."""
+    times = content["times"]
+    engines = times["engines"]
+
+    def cells(arm: str) -> list[str]:
+        found = (times["arms"][arm][str(batch)][engine] for batch in BATCHES for engine in engines)
+        return ["-" if seconds is None else milliseconds(seconds) for seconds in found]
+
+    known = [(fastest(times, arm, BATCHES[0]), arm) for arm in times["arms"]]
+    order = [arm for found, arm in sorted(known, key=lambda item: item[0] or (float("inf"), ""))]
+    columns = ("arm", *(f"{engine}, batch {batch}" for batch in BATCHES for engine in engines))
+    return table(columns, [(f"`{arm}`", *cells(arm)) for arm in order])
+
+
 def _about(content: dict[str, Any]) -> str:
     recipe = content["recipe"]
     text = (
@@ -115,8 +130,8 @@ def _about(content: dict[str, Any]) -> str:
     if content["times"] is not None:
         times = content["times"]
         text += (
-            f" Times: fastest engine of {', '.join(times['engines'])}, medians of {times['rounds']} alternating "
-            f"rounds, threads not bound. {hardware(times)}."
+            f" Times: fastest engine of {', '.join(times['engines'])}, medians of {times['rounds']} rounds "
+            f"in which the arms take turns, threads not bound. {hardware(times)}."
         )
     return text
 
@@ -126,6 +141,9 @@ def section(found: Sequence[dict[str, Any]]) -> str:
     parts = [START, ""]
     for content in found:
         parts += [_about(content), "", arms_table(content), ""]
+    timed = {c["network"]: c for c in found if c["times"] is not None}
+    for network, content in timed.items():
+        parts += [f"**Milliseconds of {network} by engine**", "", times_table(content), ""]
     return "\n".join([*parts, END])
 
 

@@ -29,7 +29,9 @@ from globalcnn.optimize import optimize_for_inference
 Run = Callable[[Tensor], Tensor]
 File = Callable[[], bytes]
 TOLERANCE = 1e-4
-BURST = 0.02  # seconds of a candidate in a round: as many calls as fit
+SEARCH = 3.0  # seconds of globalcnn's search for a model's fastest form, at most
+BURST = 0.05  # seconds of a candidate in a round: as many calls as fit
+SETTLED = 0.5  # seconds of calls before them: threads of the candidate before spin for a while
 
 
 def latencies(
@@ -41,9 +43,9 @@ def latencies(
     seconds: float = 60.0,
     compile: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Median seconds of a batch like `example` by engine, measured in alternating rounds.
+    """Median seconds of a batch like `example` by engine.
 
-    compile: whether globalcnn's search may compile. Each engine's output is compared with the model's first
+    seconds: at most, for each engine; compile: whether globalcnn's search may compile. Each engine's output is compared with the model's first
     (1e-4 of the largest value); an engine that fails or differs has a `failure` and no time.
     """
     return latencies_of(
@@ -61,35 +63,42 @@ def latencies_of(
     compile: bool = True,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """`latencies` of several models that take the same input, all in the same rounds: by model, by engine."""
+    """`latencies` of several models that take the same input: by model, by engine.
+
+    The models of an engine are timed in the same rounds, one engine after the other: engines keep threads of
+    their own, and those of one that waits would take cores from the next.
+    """
     found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in models}
-    runs: dict[str, Run] = {}
+    wanted, files = {}, {}
     for name, model in models.items():
         with eval_mode(model), torch.no_grad():
-            wanted = model(example)
-        file = cache(partial(onnx_bytes, model, example))  # exported once for all engines
-        for engine in engines:
+            wanted[name] = model(example)
+        files[name] = cache(partial(onnx_bytes, model, example))  # exported once for all engines
+    for engine in engines:
+        runs: dict[str, Run] = {}
+        for name, model in models.items():
             progress(f"{name} in {engine}")
             about = found[name][engine] = {"seconds": None, "failure": ""}
             try:
                 run, about["about"] = prepared(
-                    model, example, engine, compile=compile, search_seconds=min(20.0, seconds / 6), file=file
+                    model, example, engine, compile=compile, search_seconds=SEARCH, file=files[name]
                 )
                 with torch.inference_mode():
-                    agreement = compare_outputs(run(example), wanted, tolerance=TOLERANCE)
+                    agreement = compare_outputs(run(example), wanted[name], tolerance=TOLERANCE)
                 about["deviation"] = agreement.deviation
                 if not agreement:
                     raise UserError(f"{engine} gives another function: {agreement.disagreement}")
-                runs[f"{name}\0{engine}"] = run
+                runs[name] = run
             except Exception as error:  # recorded, so that one engine does not stop a long benchmark
                 lines = str(error).strip().splitlines() or [""]
                 about["failure"] = f"{type(error).__name__}: {lines[0]}"[:200]
-    if runs:
-        burst = min(BURST, seconds / 100)
-        times = latency(runs, example, runs=rounds, warmup=1, seconds=seconds, burst=burst, least=3)
-        for key, t in times.items():
-            name, engine = key.split("\0")
-            found[name][engine].update(seconds=t.median, lower=t.lower, upper=t.upper, rounds=t.runs)
+        if runs:
+            times = latency(
+                runs, example, runs=rounds, warmup=1, seconds=seconds,
+                burst=min(BURST, seconds / 100), settle=min(SETTLED, seconds / 100), least=3,
+            )  # fmt: skip
+            for name, t in times.items():
+                found[name][engine].update(seconds=t.median, lower=t.lower, upper=t.upper, rounds=t.runs)
     return found
 
 

@@ -16,10 +16,15 @@ from .runs import RESULT
 
 FOLDER = RESULTS / "ablation"
 _SHARED = ("network", "data", "recipe", "environment")
+_OF_ARM = ("question", "parameters", "macs")
+_OF_RUN = ("seed", "test_accuracy", "validation_accuracy", "train_loss", "seconds")
 
 
-def write_results(runs: Path) -> list[Path]:
-    """One file per group of trainings that ended; returns their paths."""
+def write_results(runs: Path, folder: Path = FOLDER) -> list[Path]:
+    """One file per group of trainings that ended; returns their paths.
+
+    What a file already tells of other arms and seeds stays, if it is of the same recipe.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(runs.glob(f"*/*/{RESULT}")):
         groups.setdefault(path.parent.parent.name, []).append(json.loads(path.read_text(encoding="utf-8")))
@@ -27,9 +32,27 @@ def write_results(runs: Path) -> list[Path]:
         raise UserError(f"--runs {str(runs)!r} has no training that ended")
     written = []
     for name, found in groups.items():
-        write_json(FOLDER / f"{name}.json", _group(found))
-        written.append(FOLDER / f"{name}.json")
+        path = folder / f"{name}.json"
+        write_json(path, _group([*_told(path, found), *found]))
+        written.append(path)
     return written
+
+
+def _told(path: Path, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trainings that the file tells of and that are not among `found`."""
+    if not path.is_file():
+        return []
+    told = json.loads(path.read_text(encoding="utf-8"))
+    if told["recipe"] != found[0]["recipe"]:
+        raise UserError(f"{path} is of another recipe: move it away, or train with its recipe")
+    new = {(r["arm"], r["seed"]) for r in found}
+    shared = {key: told[key] for key in _SHARED}
+    return [
+        {**shared, "arm": name, **{key: arm[key] for key in _OF_ARM}, **run}
+        for name, arm in told["arms"].items()
+        for run in arm["runs"]
+        if (name, run["seed"]) not in new
+    ]
 
 
 def _group(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -37,12 +60,7 @@ def _group(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ordered = sorted(found, key=lambda r: (order.get(r["arm"], len(order)), r["seed"]))
     arms: dict[str, dict[str, Any]] = {}
     for r in ordered:
-        arm = arms.setdefault(
-            r["arm"],
-            {"question": r["question"], "parameters": r["parameters"], "macs": r["macs"], "runs": []},
-        )
-        arm["runs"].append(
-            {k: r[k] for k in ("seed", "test_accuracy", "validation_accuracy", "train_loss", "seconds")}
-        )
+        arm = arms.setdefault(r["arm"], {**{key: r[key] for key in _OF_ARM}, "runs": []})
+        arm["runs"].append({key: r[key] for key in _OF_RUN})
     seeds = sorted({r["seed"] for r in ordered})
     return {**{key: ordered[0][key] for key in _SHARED}, "seeds": seeds, "arms": arms}

@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks import ablation_page as PAGE
 from benchmarks.ablation.arms import ARMS, find_arm
-from benchmarks.ablation.collect import _group
+from benchmarks.ablation.collect import _group, write_results
 from benchmarks.ablation.runs import RESULT, Plan, build, work
 from globalcnn import create_model
 from globalcnn.errors import UserError
@@ -89,6 +89,31 @@ def test_runs_stop_when_the_time_is_over_and_go_on(tmp_path, monkeypatch):
     group = _group([result])
     assert group["arms"]["nothing"]["runs"][0]["seed"] == 0
     assert "nothing" in PAGE.arms_table({**group, "times": None})
+
+
+def a_result(arm, seed, accuracy, lr=0.1):
+    return {
+        "network": "n", "data": "d", "recipe": {"lr": lr}, "environment": {}, "arm": arm, "question": "?",
+        "parameters": 1, "macs": 2, "seed": seed, "test_accuracy": accuracy, "validation_accuracy": [],
+        "train_loss": [], "seconds": 3,
+    }  # fmt: skip
+
+
+def test_results_of_earlier_runs_are_kept(tmp_path):
+    def collect(name, *results):
+        for r in results:
+            path = tmp_path / name / "n-d-1" / f"{r['arm']}-{r['seed']}" / RESULT
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(r))
+        (written,) = write_results(tmp_path / name, tmp_path)
+        arms = json.loads(written.read_text())["arms"]
+        return {(n, r["seed"]): r["test_accuracy"] for n, a in arms.items() for r in a["runs"]}
+
+    collect("first", a_result("nothing", 0, 0.1), a_result("published", 0, 0.2))
+    found = collect("second", a_result("published", 0, 0.3), a_result("published", 1, 0.4))
+    assert found == {("nothing", 0): 0.1, ("published", 0): 0.3, ("published", 1): 0.4}
+    with pytest.raises(UserError, match="another recipe"):
+        collect("third", a_result("nothing", 1, 0.5, lr=0.2))
 
 
 def _small(name, *, num_classes):

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from benchmarks import deployed_engines as ENGINES
+from benchmarks import forms_page as PAGE
 from benchmarks.deployed_forms import FORMS, latencies, with_form
+from benchmarks.pages import read
 from globalcnn import create_model
 from globalcnn.errors import UserError
 from globalcnn.graph import fold_batch_norms
@@ -56,3 +58,8 @@ def test_an_engine_that_gives_another_function_has_no_time(monkeypatch):
     found = latencies(nn.Conv2d(3, 4, 3).eval(), X, engines=("wrong",), rounds=1, seconds=0.1)["wrong"]
     assert found["seconds"] is None
     assert "another function" in found["failure"]
+
+
+def test_the_page_says_what_the_results_say():
+    text = PAGE.PAGE.read_text(encoding="utf-8")
+    assert PAGE.section(read("bench/deployed_forms.json")) in text, "run: python -m benchmarks.forms_page"

@@ -71,6 +71,21 @@ def test_a_turn_of_calls_for_so_many_seconds(monkeypatch):
     assert (times["a"].median, times["a"].runs) == (0.5, 2)
 
 
+def test_calls_that_settle_are_not_timed(monkeypatch):
+    now, calls = [0.0], []
+
+    def faster_and_faster(x):
+        calls.append(1)
+        now[0] += 1.0 / len(calls)
+
+    monkeypatch.setattr(
+        sys.modules["globalcnn.measure.latency"], "time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
+    times = latency({"a": faster_and_faster}, EXAMPLE, runs=1, warmup=0, settle=1.2)
+    assert len(calls) == 3  # 1 + 1/2 seconds settle, the third call is timed
+    assert times["a"].median == pytest.approx(1 / 3)
+
+
 def test_modules_run_in_eval_and_inference_mode_and_are_restored():
     seen = []
 
