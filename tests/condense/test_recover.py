@@ -233,6 +233,16 @@ def test_without_repair_and_with_another_card(original, data, whole, tmp_path):
         recovered(original, data, tmp_path / "c", nothing)
 
 
+def test_after_a_plan_that_cannot_be_made_the_folder_is_free(original, data, whole, tmp_path):
+    def out_of_reach() -> Plan:
+        return plan(original, torch.randn(4, 1, 8, 8), seconds=None, max_params=1)
+
+    for mistaken in (out_of_reach, replace(whole, stages=[replace(s, condense=False) for s in whole.stages])):
+        with pytest.raises(UserError):
+            recovered(original, data, tmp_path / "out", mistaken)
+    (tmp_path / "out").rmdir()  # it is empty
+
+
 def stage(name: str, saved: float, **how: Any) -> Stage:
     cost = {"before": Cost(10, 10, saved + 1.0), "after": Cost(1, 1, 1.0)}
     return Stage(name, (4, 8, 8), (f"{name}.0",), ((f"{name}.1",), (f"{name}.2",)), **{**cost, **how})

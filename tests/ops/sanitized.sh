@@ -21,10 +21,22 @@ done
 flags='["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", "-g1"]'
 "$python" -c "from pathlib import Path; from globalcnn.ops.native.build import build
 build(extra=$flags, isas='$isas'.split(), to=Path('$folder/sanitized.so'))"
+check() { # ISA; what Python itself leaves behind at exit is not looked at; the library is the last word on the rest
+    export LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$1
+    export GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so
+    "$python" "$here/native_checks.py" --few
+    cd "$here/../.."
+    "$python" -m tests.ops.wrong_arguments --count 10
+}
+# side by side: each is one thread for the most part
+declare -A checks
 for isa in $isas plain; do
-    # what Python itself leaves behind at exit is not looked at; the library is the last word on the rest
-    LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
-        GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" "$here/native_checks.py" --few
-    (cd "$here/../.." && LD_PRELOAD=$preloaded ASAN_OPTIONS=detect_leaks=0 GLOBALCNN_ISA=$isa \
-        GLOBALCNN_NATIVE_LIBRARY=$folder/sanitized.so "$python" -m tests.ops.wrong_arguments --count 10)
+    (check "$isa") >"$folder/$isa.log" 2>&1 &
+    checks[$isa]=$!
 done
+failed=0
+for isa in $isas plain; do
+    wait "${checks[$isa]}" || failed=1
+    cat "$folder/$isa.log"
+done
+exit $failed

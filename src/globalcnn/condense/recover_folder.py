@@ -65,10 +65,14 @@ def check_free(out: Path, *, resume: bool, overwrite: bool, plan: Path | None = 
 
 
 class CondenseFolder:
-    """A locked folder; a context manager. `step` does what is not done yet and keeps its result."""
+    """A locked folder; a context manager. `step` does what is not done yet and keeps its result.
+
+    A user's mistake that shows before there is a plan leaves the folder free for the next try.
+    """
 
     def __init__(self, path: Path, about: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.path = path
+        self._is_new = not resume
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -92,6 +96,8 @@ class CondenseFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and issubclass(kind, UserError) and self._is_new and "plan" not in self.results():
+            self.remove(RUN, STEPS)
         self._lock.release()
 
     def _check_same(self, told: Mapping[str, Any]) -> None:

@@ -80,9 +80,7 @@ class Steps:
     ) -> Recovered:
         """Do what is not done yet, and report."""
         self.folder.step("original", lambda: self._evaluated(self.original))
-        made = self.folder.plan(lambda: plan if isinstance(plan, Plan) else plan())
-        if not made.chosen:
-            raise UserError("the plan condenses no stage: set condense to true for one of them")
+        made = self.folder.plan(lambda: _that_condenses(plan if isinstance(plan, Plan) else plan()))
         speedup = None if budget is None else budget.speedup
         by_error = speedup is not None and self.recovery.repair_epochs > 0
         wide = _with_stages(made, _candidates(made) if by_error else [s.name for s in made.chosen])
@@ -329,6 +327,12 @@ def _candidates(plan: Plan) -> list[str]:
         return (saved_by(stage).seconds or 0.0) > 0
 
     return [s.name for s in plan.stages if s.condense or saves(s)]
+
+
+def _that_condenses(plan: Plan) -> Plan:
+    if not plan.chosen:
+        raise UserError("the plan condenses no stage: set condense to true for one of them")
+    return plan
 
 
 def _with_stages(plan: Plan, names: Sequence[str]) -> Plan:
