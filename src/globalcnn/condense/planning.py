@@ -56,8 +56,8 @@ def plan(
         so many times as fast on this machine. As few stages are condensed as it needs. None: all stages.
     block: what comes: "depthwise" (the default: a residual depthwise 7x7, the best at equal latency in our
         comparison), "global" (Global layer), "sweeps", "norm-act", "none", see `BLOCKS`.
-    settings: of the block, such as {"kernel_size": 5}; those that are not given suit the network: where maps have
-        negative values, the block is added to them (residual).
+    settings: of the block, such as {"kernel_size": 5}; those that are not given suit the network: where maps
+        have negative values, the block is added to them (residual).
     keep: blocks of each run that stay, 1 or more.
     seconds: about how long times are measured, 5; None for not at all.
 

@@ -49,10 +49,11 @@ def latency(
     the machine falls on all of them. It calls once; with `burst`, for so many seconds, and the time is the
     mean: a short single call would run with caches that hold the data of the candidate called before, unlike
     a network in use. With `settle`, calls for so many seconds come before each turn and are not timed: the
-    threads of a library called before may still hold the cores for a while. `warmup` rounds are not timed; then follow `runs` rounds, fewer if `seconds` have
-    passed before, but at least `least`. Calls are made in inference mode, modules in eval mode (their
-    flags and buffers are restored); on an accelerator the clock waits for it. Defaults: 30 rounds give steady
-    quartiles; 3 rounds fill caches and let libraries choose their algorithms; no bursts, no settling; one round at least.
+    threads of a library called before may hold the cores for a while. `warmup` rounds are not timed; then
+    follow `runs` rounds, fewer if `seconds` have passed before, but at least `least`. Calls are made in
+    inference mode, modules in eval mode (their flags and buffers are restored); on an accelerator the clock
+    waits for it. Defaults: 30 rounds give steady quartiles; 3 rounds fill caches and let libraries choose
+    their algorithms; no bursts, no settling; one round at least.
 
     Raises:
         UserError: no candidates, an empty batch, `runs` < 1, `warmup` < 0, `seconds` not positive, `burst` <

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import UserError, UserTypeError, unknown_name
 from ..nn.global_layer import check_diffusivity
-from ..ops import PDE, DuFortFrankel, GatedSweeps, Scheme, TridiagonalImplicit
+from ..ops import PDE, AxisScheme, DuFortFrankel, GatedSweeps, Scheme, TridiagonalImplicit
 
 NAMED_SCHEMES: Final[dict[str, Scheme]] = {
     "du-fort-frankel": DuFortFrankel(),
@@ -108,6 +108,7 @@ def _layers(model: nn.Module) -> Iterator[Any]:
 
 
 def _alternating(scheme: Scheme, position: int) -> Scheme:
-    if position % 2 == 0 or not isinstance(scheme, (GatedSweeps, TridiagonalImplicit)):
+    if position % 2 == 0 or not isinstance(scheme, AxisScheme):
         return scheme
-    return replace(scheme, first="y" if scheme.first == "x" else "x")
+    other: Scheme = replace(scheme, first="y" if scheme.first == "x" else "x")  # type: ignore[type-var]
+    return other

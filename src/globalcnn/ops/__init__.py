@@ -2,11 +2,12 @@
 
 from .dispatch import BACKENDS, Backend, find_backend, solve, use_backend
 from .pde import PDE, Boundary
-from .schemes import DuFortFrankel, GatedSweeps, Scheme, TridiagonalImplicit
+from .schemes import AxisScheme, DuFortFrankel, GatedSweeps, Scheme, TridiagonalImplicit
 
 __all__ = [
     "BACKENDS",
     "PDE",
+    "AxisScheme",
     "Backend",
     "Boundary",
     "DuFortFrankel",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .pde import PDE, Boundary
-from .schemes import DuFortFrankel, Field, GatedSweeps, Scheme, TridiagonalImplicit
+from .schemes import AxisScheme, DuFortFrankel, Field, GatedSweeps, Scheme, TridiagonalImplicit
 
 
 def shifted(A: Tensor, axis: int, offset: int, boundary: Boundary, *, odd: bool = False) -> Tensor:
@@ -134,30 +134,38 @@ def _swept_around(rows: list[Tensor], g: list[Tensor], axis: int, offset: int) -
     return torch.stack(out, axis)
 
 
-def _gated_sweeps(
-    h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
-) -> Tensor:
-    scheme, dt, (dx, dy), edge = pde.scheme, pde.dt, pde.spacing, pde.boundary
-    assert isinstance(scheme, GatedSweeps)
-    forward_x, backward_x = _gates(u, Dx, dt, dx, scheme)
-    forward_y, backward_y = _gates(v, Dy, dt, dy, scheme)
-    h = h.clone()
-    for _ in range(pde.steps):
-        if f is not None:
-            h = h + dt * f
-        for axis in "xy" if scheme.first == "x" else "yx":
-            if axis == "x":
-                h = _swept(h, forward_x, 2, -dx, edge)
-                h = _swept(h, backward_x, 2, +dx, edge)
-            else:
-                h = _swept(h, forward_y, 3, -dy, edge)
-                h = _swept(h, backward_y, 3, +dy, edge)
-    return h
+def _by_axes(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The steps of a scheme that works axis by axis, from `step(x, u, D, dt, axis, dx, pde)`."""
+
+    def written_out(
+        h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
+    ) -> Tensor:
+        scheme, dt, (dx, dy) = pde.scheme, pde.dt, pde.spacing
+        assert isinstance(scheme, AxisScheme)
+        h = h.clone()
+        for _ in range(pde.steps):
+            if f is not None:
+                h = h + dt * f
+            for axis in "xy" if scheme.first == "x" else "yx":
+                if axis == "x":
+                    h = step(h, u, Dx, dt, 2, dx, pde)
+                else:
+                    h = step(h, v, Dy, dt, 3, dy, pde)
+        return h
+
+    return written_out
 
 
-def _implicit(x: Tensor, u: Tensor, D: Field, dt: float, axis: int, dx: int, edge: Boundary) -> Tensor:
+def _gated_sweeps(x: Tensor, u: Tensor, D: Field, dt: float, axis: int, dx: int, pde: PDE) -> Tensor:
+    assert isinstance(pde.scheme, GatedSweeps)
+    forward, backward = _gates(u, D, dt, dx, pde.scheme)
+    x = _swept(x, forward, axis, -dx, pde.boundary)
+    return _swept(x, backward, axis, +dx, pde.boundary)
+
+
+def _implicit(x: Tensor, u: Tensor, D: Field, dt: float, axis: int, dx: int, pde: PDE) -> Tensor:
     """`h + below (h - h[i - dx]) + above (h - h[i + dx]) = x`, as a dense system per line."""
-    n = x.shape[axis]
+    n, edge = x.shape[axis], pde.boundary
     below, above = (a.movedim(axis, -1) for a in _transport_numbers(u, D, dt, dx))
     matrix = torch.diag_embed(torch.ones_like(below))
     for a, offset in ((below, -dx), (above, +dx)):
@@ -175,27 +183,10 @@ def _implicit(x: Tensor, u: Tensor, D: Field, dt: float, axis: int, dx: int, edg
     return torch.linalg.solve(matrix, x.movedim(axis, -1)[..., None])[..., 0].movedim(-1, axis)
 
 
-def _tridiagonal_implicit(
-    h: Tensor, h_old: Tensor, f: Tensor | None, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE
-) -> Tensor:
-    scheme, dt, (dx, dy), edge = pde.scheme, pde.dt, pde.spacing, pde.boundary
-    assert isinstance(scheme, TridiagonalImplicit)
-    h = h.clone()
-    for _ in range(pde.steps):
-        if f is not None:
-            h = h + dt * f
-        for axis in "xy" if scheme.first == "x" else "yx":
-            if axis == "x":
-                h = _implicit(h, u, Dx, dt, 2, dx, edge)
-            else:
-                h = _implicit(h, v, Dy, dt, 3, dy, edge)
-    return h
-
-
 _WRITTEN_OUT: dict[type[Scheme], Callable[..., Tensor]] = {
     DuFortFrankel: _du_fort_frankel,
-    GatedSweeps: _gated_sweeps,
-    TridiagonalImplicit: _tridiagonal_implicit,
+    GatedSweeps: _by_axes(_gated_sweeps),
+    TridiagonalImplicit: _by_axes(_implicit),
 }
 
 

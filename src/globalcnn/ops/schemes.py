@@ -189,11 +189,56 @@ class DuFortFrankel(Scheme):
 
 
 @dataclass(frozen=True)
-class _Gates:
-    """Of the four sweeps: x forward, x backward, y forward, y backward."""
+class _PerAxis:
+    """Gates, or transport numbers, of each axis: from the lower, from the higher neighbour."""
 
     x: tuple[Tensor, Tensor]
     y: tuple[Tensor, Tensor]
+
+
+class AxisScheme(Scheme):
+    """Implicit steps of dt, split by axis, from h alone: no limit on dt.
+
+    first: the axis of the first half of a step, "x" (dim 2) or "y" (dim 3).
+    """
+
+    first: Literal["x", "y"]
+
+    boundary = "neumann"
+    order_in_time = 1
+    order_in_space = 1
+
+    def __post_init__(self) -> None:
+        if self.first not in ("x", "y"):
+            raise unknown_name(f"{type(self).__name__}: axis first=", str(self.first), ["x", "y"])
+
+    @abstractmethod
+    def pair(self, u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
+        """What `along` takes: two numbers per element of an axis, from its velocity and diffusion."""
+
+    @abstractmethod
+    def along(
+        self, h: Tensor, pair: tuple[Tensor, Tensor], axis: int, distance: int, boundary: str
+    ) -> Tensor:
+        """The half of a step along one axis."""
+
+    def coefficients(
+        self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE, neighbours: Neighbours
+    ) -> _PerAxis:
+        dx, dy = pde.spacing
+        return _PerAxis(self.pair(u, Dx, pde.dt, dx), self.pair(v, Dy, pde.dt, dy))
+
+    def step(
+        self, h: Tensor, h_old: Tensor, f: Tensor | None, c: _PerAxis, pde: PDE, neighbours: Neighbours
+    ) -> Tensor:
+        h = h if f is None else h + pde.dt * f
+        for axis in (X, Y) if self.first == "x" else (Y, X):
+            h = self.along(h, c.x if axis == X else c.y, axis, pde.spacing[axis - X], pde.boundary.value)
+        return h
+
+    def stability_ratio(self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE) -> Tensor:
+        """Zeros of the shape of `u`: there is no limit."""
+        return torch.zeros_like(u)
 
 
 def _transport_numbers(u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
@@ -203,18 +248,13 @@ def _transport_numbers(u: Tensor, D: Field, dt: float, distance: int) -> tuple[T
     return B + F.relu(u) * (dt / distance), B + F.relu(-u) * (dt / distance)
 
 
-def _check_first(scheme: str, first: object) -> None:
-    if first not in ("x", "y"):
-        raise unknown_name(f"{scheme}: axis first=", str(first), ["x", "y"])
-
-
 Gate = Literal["transport", "sigmoid", "rational"]
 GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 @final
 @dataclass(frozen=True)
-class GatedSweeps(Scheme):
+class GatedSweeps(AxisScheme):
     """Implicit upwind steps, split by direction: in one step each output depends on the whole map.
 
     A step sweeps forward and backward along one axis, then along the other:
@@ -243,28 +283,20 @@ class GatedSweeps(Scheme):
     first: Literal["x", "y"] = "x"
 
     name = "gated-sweeps"
-    boundary = "neumann"
-    order_in_time = 1
-    order_in_space = 1
     citation = "Yanenko (1971), The Method of Fractional Steps, Springer (splitting by direction)"
 
     def __post_init__(self) -> None:
         if self.gate not in GATES:
             raise unknown_name("gate of GatedSweeps", str(self.gate), GATES)
-        _check_first("GatedSweeps", self.first)
+        super().__post_init__()
 
     @property
     def takes_logits(self) -> bool:
         """Whether the fields are logits of the gates, so that no activation is applied to them before."""
         return self.gate != "transport"
 
-    def coefficients(
-        self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE, neighbours: Neighbours
-    ) -> _Gates:
-        dx, dy = pde.spacing
-        return _Gates(self._pair(u, Dx, pde.dt, dx), self._pair(v, Dy, pde.dt, dy))
-
-    def _pair(self, u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
+    def pair(self, u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
+        """The gates of the forward and of the backward sweep."""
         if self.gate == "transport":
             forward, backward = (a / (1 + a) for a in _transport_numbers(u, D, dt, distance))
             return forward, backward
@@ -272,19 +304,13 @@ class GatedSweeps(Scheme):
         gate = torch.sigmoid if self.gate == "sigmoid" else _rational
         return gate(logits[0]), gate(logits[1])
 
-    def step(
-        self, h: Tensor, h_old: Tensor, f: Tensor | None, c: _Gates, pde: PDE, neighbours: Neighbours
+    def along(
+        self, h: Tensor, pair: tuple[Tensor, Tensor], axis: int, distance: int, boundary: str
     ) -> Tensor:
-        h = h if f is None else h + pde.dt * f
-        for axis in (X, Y) if self.first == "x" else (Y, X):
-            gates = c.x if axis == X else c.y
-            for gate, reverse in zip(gates, (False, True), strict=True):
-                h = sweep(h, gate, axis, pde.spacing[axis - X], pde.boundary.value, reverse=reverse)
-        return h
-
-    def stability_ratio(self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE) -> Tensor:
-        """Zeros of the shape of `u`: there is no limit."""
-        return torch.zeros_like(u)
+        """The sweep forward, then the one backward."""
+        forward, backward = pair
+        h = sweep(h, forward, axis, distance, boundary, reverse=False)
+        return sweep(h, backward, axis, distance, boundary, reverse=True)
 
     def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:
         # gates: two u dt/dx per axis, four quotients, D dt/dx^2 per axis if it varies; of logits one function
@@ -301,7 +327,7 @@ def _rational(z: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class TridiagonalImplicit(Scheme):
+class TridiagonalImplicit(AxisScheme):
     """The implicit step that `GatedSweeps("transport")` splits by direction: per axis one tridiagonal solve.
 
     Same equation and bounds, twice the arithmetic; only in eager and the reference.
@@ -316,32 +342,17 @@ class TridiagonalImplicit(Scheme):
     first: Literal["x", "y"] = "x"
 
     name = "tridiagonal-implicit"
-    boundary = "neumann"
-    order_in_time = 1
-    order_in_space = 1
     citation = "Thomas (1949), Watson Sci. Comput. Lab. Report, Columbia University"
 
-    def __post_init__(self) -> None:
-        _check_first("TridiagonalImplicit", self.first)
+    def pair(self, u: Tensor, D: Field, dt: float, distance: int) -> tuple[Tensor, Tensor]:
+        """The transport numbers from the lower and from the higher neighbour."""
+        return _transport_numbers(u, D, dt, distance)
 
-    def coefficients(
-        self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE, neighbours: Neighbours
-    ) -> _Gates:
-        dx, dy = pde.spacing
-        return _Gates(_transport_numbers(u, Dx, pde.dt, dx), _transport_numbers(v, Dy, pde.dt, dy))
-
-    def step(
-        self, h: Tensor, h_old: Tensor, f: Tensor | None, c: _Gates, pde: PDE, neighbours: Neighbours
+    def along(
+        self, h: Tensor, pair: tuple[Tensor, Tensor], axis: int, distance: int, boundary: str
     ) -> Tensor:
-        h = h if f is None else h + pde.dt * f
-        for axis in (X, Y) if self.first == "x" else (Y, X):
-            numbers = c.x if axis == X else c.y
-            h = tridiagonal(h, *numbers, axis, pde.spacing[axis - X], pde.boundary.value)
-        return h
-
-    def stability_ratio(self, u: Tensor, v: Tensor, Dx: Field, Dy: Field, pde: PDE) -> Tensor:
-        """Zeros of the shape of `u`: there is no limit."""
-        return torch.zeros_like(u)
+        """One tridiagonal solve per line."""
+        return tridiagonal(h, *pair, axis, distance, boundary)
 
     def multiplies_per_element(self, steps: int, *, constant_diffusion: bool) -> int:
         # numbers: two u dt/dx per axis and D dt/dx^2 if it varies; per axis three products and two quotients
