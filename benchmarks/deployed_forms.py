@@ -10,10 +10,9 @@ replace. All forms of a network are timed in the same rounds. Weights are untrai
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,16 @@ from torch import nn
 
 from globalcnn import create_model
 from globalcnn.cli.networks import build_named
-from globalcnn.errors import UserError
 from globalcnn.files import write_json
-from globalcnn.graph import replace_module
 from globalcnn.measure import count
-from globalcnn.nn import GlobalLayer, NormAct, ResidualDepthwise, UniformGlobalLayer
 from globalcnn.nn.deployed import DeployedGlobalLayer
-from globalcnn.ops import PDE, GatedSweeps
 
-from . import machine
-from .deployed_engines import ENGINES, latencies, latencies_of
+from . import forms, machine
+from .deployed_engines import ENGINES, latencies_of
 from .pages import RESULTS
-
-__all__ = ["FORMS", "latencies", "latencies_of", "with_form"]
 
 OUT = RESULTS / "bench" / "deployed_forms.json"
 SEED = 0
-# (the published layer, its number among the network's layers from 0) -> what takes its place
-Make = Callable[[GlobalLayer, int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -47,102 +38,44 @@ class Form:
     """A form of the layer. about: what it is; make: None keeps the published layer."""
 
     about: str
-    make: Make | None
-
-
-def again(layer: GlobalLayer, pde: PDE | None = None, **changes: Any) -> GlobalLayer:
-    """A Global layer with the settings of `layer`, except for the changes; new weights, the same init block."""
-    conv: Any = layer.velocity_x.net
-    settings: dict[str, Any] = {
-        "kernel_size": conv.kernel_size[0],
-        "bias": conv.bias is not None,
-        "diffusivity": layer.diffusivity,
-        "shared_product": layer.shared_product,
-        "velocity_from": layer.velocity_from,
-        "start_from": layer.start_from,
-        "source": layer.source,
-        "init": copy.deepcopy(layer.init),
-        "norm_eps": layer.velocity_x.norm.eps,
-        "residual": layer.residual,
-        "act": _act(layer),
-        **changes,
-    }
-    return GlobalLayer(layer.channels, pde or layer.pde, **settings)
-
-
-def _act(layer: GlobalLayer) -> Callable[[], nn.Module]:
-    return lambda: copy.deepcopy(layer.act)
-
-
-def _after_init(block: Callable[[GlobalLayer], nn.Module]) -> Make:
-    """A block that takes the place of all of the layer but its init block."""
-
-    def make(layer: GlobalLayer, i: int) -> nn.Module:
-        new = block(layer)
-        return new if layer.init is None else nn.Sequential(copy.deepcopy(layer.init), new)
-
-    return make
-
-
-def _uniform(coefficients: Any, boundary: str, steps: int = 1) -> Make:
-    def block(layer: GlobalLayer) -> nn.Module:
-        pde = PDE(steps=steps, dt=layer.pde.dt, spacing=layer.pde.spacing, boundary=boundary)  # type: ignore[arg-type]
-        return UniformGlobalLayer(layer.channels, pde, coefficients=coefficients, act=_act(layer))
-
-    return _after_init(block)
-
-
-def _sweeps(layer: GlobalLayer, i: int) -> nn.Module:
-    scheme = GatedSweeps(gate="rational", first="xy"[i % 2])  # type: ignore[arg-type]
-    return again(layer, PDE(dt=layer.pde.dt, scheme=scheme), diffusivity=None)
-
-
-def _depthwise(kernel_size: int) -> Make:
-    return _after_init(lambda layer: ResidualDepthwise(layer.channels, kernel_size, _act(layer)))
+    make: forms.Make | None
 
 
 FORMS: dict[str, Form] = {
     "published": Form("the published layer", None),
     "published-dirichlet": Form(
-        "the published layer, zero beyond the edge",
-        lambda layer, i: again(layer, replace(layer.pde, boundary="dirichlet")),  # type: ignore[arg-type]
+        "the published layer, zero beyond the edge", forms.with_pde(boundary="dirichlet")
     ),
     "grouped": Form(
         "the published layer, its coefficients by one grouped convolution",
-        lambda layer, i: DeployedGlobalLayer(again(layer).eval(), grouped=True),
+        lambda layer, i: DeployedGlobalLayer(forms.again(layer).eval(), grouped=True),
     ),
     "shared-groups": Form(
-        "one coefficient map for four channels",
-        lambda layer, i: again(layer, coefficients="shared-groups"),
+        "one coefficient map for four channels", forms.changed(coefficients="shared-groups")
     ),
     "half-resolution": Form(
-        "coefficients at half the resolution",
-        lambda layer, i: again(layer, coefficients="half-resolution"),
+        "coefficients at half the resolution", forms.changed(coefficients="half-resolution")
     ),
-    "bounded": Form("velocity within the stability limit", lambda layer, i: again(layer, bounded=True)),
-    "image-affine": Form(
-        "coefficients by the image, zero beyond the edge", _uniform("image-affine", "dirichlet")
-    ),
+    "bounded": Form("velocity within the stability limit", forms.changed(bounded=True)),
+    "image-affine": Form("coefficients by the image, zero beyond the edge", forms.uniform("image-affine")),
     "image-linear": Form(
-        "coefficients by the means of all channels, zero beyond the edge",
-        _uniform("image-linear", "dirichlet"),
+        "coefficients by the means of all channels, zero beyond the edge", forms.uniform("image-linear")
     ),
-    "constant": Form("constant coefficients, zero beyond the edge", _uniform("constant", "dirichlet")),
-    "constant-periodic": Form("constant coefficients, periodic", _uniform("constant", "periodic")),
+    "constant": Form("constant coefficients, zero beyond the edge", forms.uniform()),
+    "constant-periodic": Form("constant coefficients, periodic", forms.uniform(boundary="periodic")),
     "constant-k5": Form(
-        "constant coefficients, five steps, zero beyond the edge: five convolutions",
-        _uniform("constant", "dirichlet", 5),
+        "constant coefficients, five steps, zero beyond the edge: five convolutions", forms.uniform(steps=5)
     ),
     "constant-k5-periodic": Form(
         "constant coefficients, five steps, periodic: one 11x11 convolution",
-        _uniform("constant", "periodic", 5),
+        forms.uniform(boundary="periodic", steps=5),
     ),
-    "gated-sweeps": Form("rational gates, one sweep along each direction", _sweeps),
-    "depthwise-3": Form("a residual depthwise 3x3", _depthwise(3)),
-    "depthwise-5": Form("a residual depthwise 5x5", _depthwise(5)),
-    "depthwise-7": Form("a residual depthwise 7x7", _depthwise(7)),
-    "norm-act": Form("norm and activation", _after_init(lambda layer: NormAct(layer.channels, _act(layer)))),
-    "nothing": Form("nothing", _after_init(lambda layer: nn.Identity())),
+    "gated-sweeps": Form("rational gates, one sweep along each direction", forms.sweeps("rational")),
+    "depthwise-3": Form("a residual depthwise 3x3", forms.depthwise(3)),
+    "depthwise-5": Form("a residual depthwise 5x5", forms.depthwise(5)),
+    "depthwise-7": Form("a residual depthwise 7x7", forms.depthwise(7)),
+    "norm-act": Form("norm and activation", forms.norm_act),
+    "nothing": Form("nothing", forms.nothing),
 }
 
 
@@ -162,22 +95,11 @@ SETTINGS = (
 )
 
 
-def with_form(network: nn.Module, form: Form) -> nn.Module:
-    """The network with the form in the place of each of its Global layers, in place."""
-    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, GlobalLayer)]
-    if not layers:
-        raise UserError("the network has no Global layer: there is nothing that a form could replace")
-    for i, (name, layer) in enumerate(layers):
-        if form.make is not None:
-            replace_module(network, name, new=form.make(layer, i))
-    return network
-
-
-def _networks(setting: Setting, forms: Sequence[str]) -> dict[str, nn.Module]:
+def _networks(setting: Setting, names: Sequence[str]) -> dict[str, nn.Module]:
     built = {"baseline": build_named(setting.baseline).model}
-    for name in forms:
+    for name in names:
         torch.manual_seed(SEED)
-        built[name] = with_form(create_model(setting.network), FORMS[name])
+        built[name] = forms.put_into(create_model(setting.network), FORMS[name].make)
     for model in built.values():
         _draw_norms(model)
     return {name: model.eval() for name, model in built.items()}

@@ -8,7 +8,9 @@ from torch import nn
 
 from benchmarks import deployed_engines as ENGINES
 from benchmarks import forms_page as PAGE
-from benchmarks.deployed_forms import FORMS, latencies, with_form
+from benchmarks.deployed_engines import latencies
+from benchmarks.deployed_forms import FORMS
+from benchmarks.forms import put_into
 from benchmarks.pages import read
 from globalcnn import create_model
 from globalcnn.errors import UserError
@@ -25,7 +27,7 @@ X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 )
 @torch.no_grad()
 def test_every_form_builds_runs_and_folds(network, name):
-    model = with_form(create_model(network, num_classes=5), FORMS[name]).eval()
+    model = put_into(create_model(network, num_classes=5), FORMS[name].make).eval()
     expected = model(X)
     assert expected.shape == (2, 5)
     fold_batch_norms(model, X)
@@ -34,7 +36,7 @@ def test_every_form_builds_runs_and_folds(network, name):
 
 def test_a_network_without_global_layers_is_refused():
     with pytest.raises(UserError, match="no Global layer"):
-        with_form(nn.ReLU(), FORMS["published"])
+        put_into(nn.ReLU(), FORMS["published"].make)
 
 
 def test_latencies_of_one_network_by_engine():
