@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, final
@@ -202,3 +203,16 @@ def check_kernel_size(kernel_size: int) -> None:
         raise UserTypeError(f"kernel_size={kernel_size!r} must be an odd whole number, such as 3")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UserError(f"kernel_size={kernel_size} must be odd and >= 1, so that H and W stay")
+
+
+def as_pair(who: str, diffusivity: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """(Dx, Dy) of a setting `diffusivity`, or None (learned); `UserError` otherwise."""
+    if diffusivity is None:
+        return None
+    pair = diffusivity if isinstance(diffusivity, (tuple, list)) else (diffusivity, diffusivity)
+    numbers = len(pair) == 2 and all(isinstance(D, (int, float)) and not isinstance(D, bool) for D in pair)
+    if not numbers or not all(math.isfinite(D) and D >= 0 for D in pair):
+        raise UserError(
+            f"{who}: diffusivity={diffusivity!r} must be a number >= 0, a pair, or None (learned)"
+        )
+    return float(pair[0]), float(pair[1])

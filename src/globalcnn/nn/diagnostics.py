@@ -13,6 +13,7 @@ from ..ops.schemes import Field
 from .mode import eval_mode
 
 if TYPE_CHECKING:
+    from ..ops import PDE
     from .global_layer import GlobalLayer
 
 
@@ -81,15 +82,21 @@ def stability_of(layer: GlobalLayer, f: Tensor, before: Tensor | None) -> Stabil
     Dx, Dy = (
         D.float() if isinstance(D, Tensor) else torch.tensor(float(D), device=h.device) for D in (c.Dx, c.Dy)
     )
-    u, v = c.u.float(), c.v.float()
-    ratio = layer.pde.scheme.stability_ratio(u, v, Dx, Dy, layer.pde)
+    return stability_from(Fields(c.u.float(), c.v.float(), Dx, Dy), layer.pde, f, "GlobalLayer")
+
+
+def stability_from(c: Fields, pde: PDE, x: Tensor, who: str) -> Stability:
+    """The coefficients, all tensors, compared with the limit of the scheme; x: the input, who: the layer."""
+    assert isinstance(c.Dx, Tensor)
+    assert isinstance(c.Dy, Tensor)
+    ratio = pde.scheme.stability_ratio(c.u, c.v, c.Dx, c.Dy, pde)
     if ratio.numel() == 0:
-        raise UserError(f"GlobalLayer.stability: the input is empty, shape {tuple(f.shape)}")
+        raise UserError(f"{who}.stability: the input is empty, shape {tuple(x.shape)}")
     by_channel = ratio.amax(dim=(0, 2, 3))
     return Stability(
         ratio=by_channel.max().item(),
         share_over=(ratio > 1).float().mean().item(),
         worst_channel=int(by_channel.argmax()),
-        speed=torch.hypot(u, v).max().item(),
-        diffusion=min(Dx.min().item(), Dy.min().item()),
+        speed=torch.hypot(c.u, c.v).max().item(),
+        diffusion=min(c.Dx.min().item(), c.Dy.min().item()),
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError, UserTypeError
 from ..ops import PDE, DuFortFrankel, GatedSweeps, solve
 from .bounded import bounded_fields
-from .coefficients import Coefficient, NetFactory, check_kernel_size, find_network
+from .coefficients import Coefficient, NetFactory, as_pair, check_kernel_size, find_network
 from .diagnostics import Evolution, Fields, Stability, evolution_of, stability_of
 from .fused.decision import Way, decide, warn_once
 from .fused.inference import run_inference
@@ -113,7 +113,7 @@ class GlobalLayer(nn.Module):
 
         self.channels = channels
         self.pde = PDE() if pde is None else pde
-        self.diffusivity = _as_pair(diffusivity)
+        self.diffusivity = as_pair("GlobalLayer", diffusivity)
         check_diffusivity(self.pde, self.diffusivity)
         self.shared_product = shared_product
         self.velocity_from = velocity_from
@@ -284,15 +284,3 @@ def _identity(x: Tensor) -> Tensor:
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"GlobalLayer: {name}={value!r} must be one of {', '.join(map(repr, allowed))}")
-
-
-def _as_pair(diffusivity: float | tuple[float, float] | None) -> tuple[float, float] | None:
-    if diffusivity is None:
-        return None
-    pair = diffusivity if isinstance(diffusivity, (tuple, list)) else (diffusivity, diffusivity)
-    numbers = len(pair) == 2 and all(isinstance(D, (int, float)) and not isinstance(D, bool) for D in pair)
-    if not numbers or not all(math.isfinite(D) and D >= 0 for D in pair):
-        raise UserError(
-            f"GlobalLayer: diffusivity={diffusivity!r} must be a number >= 0, a pair, or None (learned)"
-        )
-    return float(pair[0]), float(pair[1])

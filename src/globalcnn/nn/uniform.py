@@ -19,7 +19,8 @@ from ..errors import UserError, UserTypeError
 from ..ops import PDE, Boundary, DuFortFrankel
 from .blocks import Foldable, check_settings, norm_scale_shift
 from .bounded import diffusion_share
-from .diagnostics import Stability
+from .coefficients import as_pair
+from .diagnostics import Fields, Stability, stability_from
 from .mode import eval_mode
 from .padding import pad_both
 from .start import check_state
@@ -164,18 +165,8 @@ class UniformGlobalLayer(Foldable):
         True
         """
         with eval_mode(self):
-            u, v, Dx, Dy = (c[..., None, None] for c in self.coefficients(h))
-        ratio = self.pde.scheme.stability_ratio(u, v, Dx, Dy, self.pde)
-        if ratio.numel() == 0:
-            raise UserError(f"UniformGlobalLayer.stability: the input is empty, shape {tuple(h.shape)}")
-        by_channel = ratio.amax(dim=(0, 2, 3))
-        return Stability(
-            ratio=by_channel.max().item(),
-            share_over=(ratio > 1).float().mean().item(),
-            worst_channel=int(by_channel.argmax()),
-            speed=torch.hypot(u, v).max().item(),
-            diffusion=min(Dx.min().item(), Dy.min().item()),
-        )
+            fields = Fields(*(c[..., None, None] for c in self.coefficients(h)))
+        return stability_from(fields, self.pde, h, "UniformGlobalLayer")
 
     def pde_multiplies(self, height: int, width: int) -> int:
         """Multiplies of the steps for one image: a depthwise 3x3 convolution each, two more from the second.
@@ -340,16 +331,3 @@ def _first_numbers(channels: int, fields: int) -> Tensor:
     numbers = torch.randn(fields, channels) * 0.5
     numbers[2:] = math.log(math.e - 1) + 0.1 * numbers[2:]
     return numbers
-
-
-def as_pair(who: str, diffusivity: float | tuple[float, float] | None) -> tuple[float, float] | None:
-    """(Dx, Dy) of a setting `diffusivity`, or None (learned); `UserError` otherwise."""
-    if diffusivity is None:
-        return None
-    pair = diffusivity if isinstance(diffusivity, (tuple, list)) else (diffusivity, diffusivity)
-    numbers = len(pair) == 2 and all(isinstance(D, (int, float)) and not isinstance(D, bool) for D in pair)
-    if not numbers or not all(math.isfinite(D) and D >= 0 for D in pair):
-        raise UserError(
-            f"{who}: diffusivity={diffusivity!r} must be a number >= 0, a pair, or None (learned)"
-        )
-    return float(pair[0]), float(pair[1])
