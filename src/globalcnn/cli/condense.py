@@ -7,11 +7,11 @@ import os
 import torch
 from torch import nn
 
-from ..condense import Plan, apply, plan
+from ..condense import Plan, apply
 from ..condense.text import COLUMNS, remarks, rows
 from ..errors import UserError
 from ..models import Card, load_with_card, make_card, save_weights
-from .condense_args import Args, is_checkpoint
+from .condense_args import Args, is_checkpoint, planned, timed_images
 from .condense_training import condense_and_train
 from .console import say, table
 from .networks import build_named, height_and_width
@@ -30,18 +30,7 @@ def run(args: Args) -> None:
     if args.plan is not None:
         found = Plan.load(args.plan)
     else:
-        noise = torch.Generator().manual_seed(0)
-        images = torch.randn(args.timing_batch, card.in_chans, *size, generator=noise)
-        found = plan(
-            network,
-            images,
-            max_params=args.max_params,
-            max_macs=args.max_macs,
-            speedup=args.speedup,
-            block=args.block,
-            keep=args.keep,
-            seconds=args.seconds,
-        )
+        found = planned(args, network, timed_images(args, card.in_chans, size))
     show(found)
     if args.plan_only:
         if args.out is not None:

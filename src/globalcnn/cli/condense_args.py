@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
+from torch import Tensor, nn
 
-from ..condense import DEFAULT_BLOCK, Recovery
+from ..condense import DEFAULT_BLOCK, Plan, Recovery, plan
 from ..errors import UserError
 from .options import DataOfRun, RecipeName, RecipeOptions
 
@@ -102,3 +104,23 @@ def is_checkpoint(word: str) -> bool:
     if is_path and ":" not in word:
         raise UserError(f"there is no checkpoint {word!r}")
     return False
+
+
+def timed_images(args: Args, in_chans: int, size: tuple[int, int]) -> Tensor:
+    """The batch whose time counts: noise, always the same."""
+    noise = torch.Generator().manual_seed(0)
+    return torch.randn(args.timing_batch, in_chans, *size, generator=noise)
+
+
+def planned(args: Args, network: nn.Module, images: Tensor) -> Plan:
+    """The plan that the options ask for."""
+    return plan(
+        network,
+        images,
+        max_params=args.max_params,
+        max_macs=args.max_macs,
+        speedup=args.speedup,
+        block=args.block,
+        keep=args.keep,
+        seconds=args.seconds,
+    )

@@ -8,11 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..condense import Plan, Recovered, Recovery, recover
-from ..condense import plan as make_plan
 from ..condense.budget import Budget
 from ..condense.recover import check_classes
 from ..condense.recover_folder import PICTURE, check_free
@@ -22,7 +20,7 @@ from ..models import Card, NamedSource, load_with_card, parse_source, shown_name
 from ..train import Recipe, Reporter
 from ..train.setting_up import checked_device, checked_seed
 from ..viz import plot_recovery
-from .condense_args import Args, is_checkpoint
+from .condense_args import Args, is_checkpoint, planned, timed_images
 from .console import count, milliseconds, percent, say, say_notes, table
 from .evaluate import run_of
 from .options import DataOptions, resolve_recipe
@@ -50,26 +48,16 @@ def condense_and_train(args: Args, show: Callable[[Plan], None]) -> None:
     given = _given(args)
     model, data = given.model, given.data
     say_notes(data)
-    noise = torch.Generator().manual_seed(0)
-    example = torch.randn(args.timing_batch, data.in_chans, *data.image_size, generator=noise)
+    example = timed_images(args, data.in_chans, data.image_size)
 
-    def planned() -> Plan:
-        made = make_plan(
-            model.cpu(),
-            example,
-            max_params=args.max_params,
-            max_macs=args.max_macs,
-            speedup=args.speedup,
-            block=args.block,
-            keep=args.keep,
-            seconds=args.seconds,
-        )
+    def shown() -> Plan:
+        made = planned(args, model.cpu(), example)
         show(made)
         return made
 
     result = recover(
         model,
-        planned if plan is None else plan,
+        shown if plan is None else plan,
         data,
         given.recipe,
         out=args.out,
