@@ -7,11 +7,7 @@ processors that have it, which changes outputs by 0.3 %; it is told not to.
 from __future__ import annotations
 
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib import metadata
 from typing import Any
@@ -20,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from globalcnn.errors import UserError, unknown_name
+from globalcnn.export.program import exported_program
+from globalcnn.export.targets import onnx_proto
 from globalcnn.graph import eval_mode
-from globalcnn.graph.deployed import for_engines
 from globalcnn.measure import latency
 from globalcnn.measure.agreement import compare_outputs
 from globalcnn.optimize import optimize_for_inference
@@ -161,23 +158,7 @@ ENGINES = {"globalcnn": _globalcnn, "onnxruntime": _onnxruntime, "openvino": _op
 
 def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
     """The model in the form for engines, as an ONNX file for batches of that shape."""
-    file = io.BytesIO()
     with eval_mode(model):
-        made = for_engines(model, example)
-    made.eval()
-    with _quiet(), torch.no_grad():
-        program: Any = torch.onnx.export(made, (example,), dynamo=True, verbose=False)
-    program.save(file)
-    return file.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings and log lines."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+        program = exported_program(model, example, dynamic=False)
+    content: bytes = onnx_proto(program).SerializeToString()
+    return content

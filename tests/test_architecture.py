@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "viz": {"ops", "nn", "graph", "models", "measure"},
     "train": {"ops", "nn", "graph", "models", "measure", "data"},
     "reproduce": {"ops", "nn", "graph", "models", "measure", "data", "train"},
+    "export": {"ops", "nn", "graph", "models", "measure", "data", "train"},
     "cli": {
         "ops",
         "nn",
@@ -42,6 +43,7 @@ MAY_IMPORT = {
         "viz",
         "train",
         "reproduce",
+        "export",
     },
 }
 FREE_FOR_ALL = {"errors", "files", "_torchvision"}
@@ -125,6 +127,8 @@ def test_every_room_has_its_place():
         ("train/run.py", "from ..reproduce import find_recipe"),
         ("reproduce/recipes/cifar.py", "from ...cli import options"),
         ("errors.py", "from .ops import PDE"),
+        ("export/program.py", "from ..cli import options"),
+        ("train/evaluate.py", "from ..export import export"),
         ("files.py", "from globalcnn.cli import main"),
         ("__init__.py", "from .cli.main import main"),
     ],
@@ -169,9 +173,11 @@ def state():
             torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark, torch.cuda.is_initialized())
 before, loaded = state(), set(sys.modules)
 import globalcnn, globalcnn.measure, globalcnn.data, globalcnn.train, globalcnn.models
+import globalcnn.export  # finds the package; the name is the function
 globalcnn.GlobalLayer  # a name is there
 assert state() == before
-late = {"matplotlib", "mlxtend", "tensorboard", "torchdiffeq", "triton", "tyro", "rich"}
+late = {"matplotlib", "mlxtend", "onnx", "onnxruntime", "onnxscript", "openvino", "tensorboard",
+        "torchdiffeq", "triton", "tyro", "rich"}
 started = {name.split(".")[0] for name in set(sys.modules) - loaded} & late
 assert not started, started
 """

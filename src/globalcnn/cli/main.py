@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "what a trained network takes images for"),
     "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
     "condense": ("condense", "a smaller network from a CNN: what it repeats gives way to Global layers"),
+    "export": ("export", "a file for an inference engine, compared there with its network"),
     "table": ("table", "every row of the published tables, with our counts and accuracies"),
     "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),
     "build": ("build", "compile the native CPU kernels"),
