@@ -172,6 +172,7 @@ def _panel(content: dict[str, Any], batch: int, axes: Any) -> None:
         axes.plot([x, x], [min(values), max(values)], color=colour, lw=1)
         axes.plot(x, mean(values), "o", color=colour)
         axes.annotate(name, (x, mean(values)), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.margins(x=0.15)  # room for names
     axes.set(
         xlabel=f"ms at batch {batch}, fastest engine",
         ylabel="test accuracy, %",
