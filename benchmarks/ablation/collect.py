@@ -11,8 +11,8 @@ from globalcnn.errors import UserError
 from globalcnn.files import write_json
 
 from ..pages import RESULTS
+from ..stretches import RESULT
 from .arms import ARMS
-from .runs import RESULT
 
 FOLDER = RESULTS / "ablation"
 _SHARED = ("network", "data", "recipe", "environment")
@@ -61,6 +61,7 @@ def _group(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     arms: dict[str, dict[str, Any]] = {}
     for r in ordered:
         arm = arms.setdefault(r["arm"], {**{key: r[key] for key in _OF_ARM}, "runs": []})
-        arm["runs"].append({key: r[key] for key in _OF_RUN})
+        machine = r.get("cpu") or r["environment"].get("cpu")  # runs may come from several
+        arm["runs"].append({**{key: r[key] for key in _OF_RUN}, "cpu": machine})
     seeds = sorted({r["seed"] for r in ordered})
     return {**{key: ordered[0][key] for key in _SHARED}, "seeds": seeds, "arms": arms}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,12 @@ from torch import nn
 
 from globalcnn import create_model
 from globalcnn.data import load_data
-from globalcnn.errors import UserError
 from globalcnn.files import write_json
 from globalcnn.measure import count, environment
 from globalcnn.train import Recipe, train
-from globalcnn.train.lock import FolderLock
-from globalcnn.train.progress import EpochResult, Silent
 
+from ..stretches import RESULT, EndsAt, OutOfTime, claimed
 from .arms import Arm, find_arm
-
-RESULT = "result.json"
 
 # One recipe for all arms. 5,000 of the training images are held out; nothing is chosen by test accuracy.
 RECIPE = Recipe(
@@ -60,21 +55,6 @@ class Plan:
                 yield find_arm(arm), seed, self.runs / folder / f"{arm}-seed{seed}"
 
 
-class OutOfTime(Exception):
-    """The stretch of time is over; what was trained is kept."""
-
-
-class _Clock(Silent):
-    """Ends a training after an epoch once the time is over."""
-
-    def __init__(self, until: float) -> None:
-        self._until = until
-
-    def finished_epoch(self, result: EpochResult) -> None:
-        if time.monotonic() > self._until:
-            raise OutOfTime
-
-
 def build(network: str, arm: Arm, *, num_classes: int, seed: int) -> nn.Module:
     """The network with the arm's blocks; the same seed gives the same weights in what the arms share."""
     torch.manual_seed(seed)
@@ -87,24 +67,16 @@ def work(plan: Plan, *, until: float, say: Any) -> int:
     """Train what is not done yet, until the clock `time.monotonic()` says `until`; returns how many ended."""
     ended = 0
     for arm, seed, folder in plan:
-        if (folder / RESULT).is_file():
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FolderLock(folder)
-        except UserError:
-            continue  # another process trains it
-        try:
-            if (folder / RESULT).is_file():
+        with claimed(folder) as ours:
+            if not ours:
                 continue
             say(f"{plan.network} on {plan.data}, {arm.name}, seed {seed}: {folder}")
-            write_json(folder / RESULT, _trained(plan, arm, seed, folder / "run", until))
+            try:
+                write_json(folder / RESULT, _trained(plan, arm, seed, folder / "run", until))
+            except OutOfTime:
+                say("the time is over; the same command goes on from here")
+                return ended
             ended += 1
-        except OutOfTime:
-            say("the time is over; the same command goes on from here")
-            return ended
-        finally:
-            lock.release()
     return ended
 
 
@@ -123,7 +95,7 @@ def _trained(plan: Plan, arm: Arm, seed: int, out: Path, until: float) -> dict[s
         device=plan.device,
         resume=out.exists(),
         notes=notes,
-        reporter=_Clock(until),
+        reporter=EndsAt(until),
     )
     assert result.test is not None
     return {

@@ -7,14 +7,12 @@ import time
 from pathlib import Path
 
 from globalcnn.files import write_json
-from globalcnn.train.progress import EpochResult, Silent
+from globalcnn.train.progress import EpochResult
+
+from ..stretches import EndsAt
 
 
-class OutOfTime(Exception):
-    """The stretch of time is over; what was trained is kept."""
-
-
-class Clock(Silent):
+class Clock(EndsAt):
     """Adds up the wall time of a training over all its stretches, and ends each after an epoch.
 
     path: keeps the seconds; until: the clock `time.monotonic()` after which an epoch is the last. An epoch
@@ -22,7 +20,8 @@ class Clock(Silent):
     """
 
     def __init__(self, path: Path, until: float) -> None:
-        self._path, self._until = path, until
+        super().__init__(until)
+        self._path = path
         self._before = float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
         self._start = time.monotonic()
 
@@ -33,5 +32,4 @@ class Clock(Silent):
     def finished_epoch(self, result: EpochResult) -> None:
         """Keep the time, and stop if it is over."""
         write_json(self._path, self.seconds())
-        if time.monotonic() > self._until:
-            raise OutOfTime
+        super().finished_epoch(result)

@@ -11,10 +11,11 @@ from globalcnn.errors import UserError
 from globalcnn.files import write_json
 
 from ..pages import RESULTS
+from ..stretches import RESULT
 from .arms import ARMS
 from .choice import MEASURES
 from .latency import label, read_times
-from .runs import ORIGINAL, RESULT
+from .runs import ORIGINAL
 
 FOLDER = RESULTS / "condensing"
 OF_A_RUN = (

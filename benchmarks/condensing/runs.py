@@ -19,18 +19,17 @@ from globalcnn.errors import UserError
 from globalcnn.files import write_json
 from globalcnn.measure import count, environment
 from globalcnn.train import Recipe, evaluate, suited_to, train
-from globalcnn.train.lock import FolderLock
 from globalcnn.train.setting_up import make_accelerator
 
+from ..stretches import RESULT, OutOfTime, claimed
 from .arms import ARMS, REFERENCE, Arm, Candidate, find_arm
 from .choice import choose
-from .clock import Clock, OutOfTime
+from .clock import Clock
 from .latency import read_times
 from .objective import distillation
 from .original import Original
 
-RESULT, ORIGINAL, SECONDS, EPOCHS, BEFORE = (
-    "result.json",
+ORIGINAL, SECONDS, EPOCHS, BEFORE = (
     "original.json",
     "seconds.json",
     "epochs.json",
@@ -140,23 +139,17 @@ def work(settings: Settings, *, until: float, say: Callable[[str], None]) -> int
         if found is None:
             say(f"{folder.name}: no candidate is fast enough")
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FolderLock(folder)
-        except UserError:
-            continue  # another process trains it
-        try:
-            if (folder / RESULT).is_file():
+        with claimed(folder) as ours:
+            if not ours:
                 continue
             say(f"{original.name} on {settings.data}: {folder.name}, {found[0]}")
             task = Task(settings, arm, target, seed, found[1], found[0], data, say)
-            write_json(folder / RESULT, _trained(task, until))
+            try:
+                write_json(folder / RESULT, _trained(task, until))
+            except OutOfTime:
+                say("the time is over; the same command goes on from here")
+                return ended
             ended += 1
-        except OutOfTime:
-            say("the time is over; the same command goes on from here")
-            return ended
-        finally:
-            lock.release()
     return ended
 
 

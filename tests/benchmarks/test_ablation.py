@@ -12,7 +12,8 @@ from torch import nn
 from benchmarks import ablation_page as PAGE
 from benchmarks.ablation.arms import ARMS, find_arm
 from benchmarks.ablation.collect import _group, write_results
-from benchmarks.ablation.runs import RESULT, Plan, build, work
+from benchmarks.ablation.runs import Plan, build, work
+from benchmarks.stretches import RESULT
 from globalcnn import create_model
 from globalcnn.errors import UserError
 from globalcnn.nn import GlobalLayer

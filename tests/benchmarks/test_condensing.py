@@ -14,14 +14,15 @@ from benchmarks import condensing_page as PAGE
 from benchmarks.condensing import latency as LATENCY
 from benchmarks.condensing.arms import ARMS, REFERENCE, Named, find_arm, is_balanced
 from benchmarks.condensing.choice import MEASURES, choose, speedup
-from benchmarks.condensing.clock import Clock, OutOfTime
+from benchmarks.condensing.clock import Clock
 from benchmarks.condensing.collect import write_results
 from benchmarks.condensing.latency import label, latency_file, measure, read_times
 from benchmarks.condensing.objective import ProjectedFeatures, distillation
 from benchmarks.condensing.original import Original, first_images
 from benchmarks.condensing.pruning import pruned
-from benchmarks.condensing.runs import AFTERWARDS, RESULT, SCRATCH, Settings, work
+from benchmarks.condensing.runs import AFTERWARDS, SCRATCH, Settings, work
 from benchmarks.deployed_engines import latencies
+from benchmarks.stretches import RESULT, OutOfTime
 from globalcnn import create_model
 from globalcnn.condense import Recovery
 from globalcnn.data import load_data
