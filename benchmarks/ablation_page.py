@@ -130,8 +130,8 @@ def _about(content: dict[str, Any]) -> str:
     if content["times"] is not None:
         times = content["times"]
         text += (
-            f" Times: fastest engine of {', '.join(times['engines'])}, medians of {times['rounds']} rounds "
-            f"in which the arms take turns, threads not bound. {hardware(times)}."
+            f" Times: fastest engine of {', '.join(times['engines'])}, medians of {times['rounds']} "
+            f"interleaved rounds, one engine after the other, threads not bound. {hardware(times)}."
         )
     return text
 

@@ -58,7 +58,7 @@ def section(found: dict[str, Any]) -> str:
             forms_table(group),
         ]
     parts.append(
-        "Milliseconds a batch, medians of rounds in which the forms take turns, one engine after the other; in "
+        "Milliseconds a batch, medians of interleaved rounds, one engine after the other; in "
         "brackets the ratio to the baseline in the same engine; *best / best*: fastest engine of the form over "
         f"fastest engine of the baseline. Threads not bound. {hardware(found)}."
     )
