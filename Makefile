@@ -46,7 +46,7 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=10
 
 sanitize: $(VENV)/.test
-	@echo "== the native kernels under sanitizers, about a minute"
+	@echo "== the native kernels under sanitizers, a few minutes"
 	tests/ops/sanitized.sh $(BIN)/python
 
 lint: $(VENV)/.test
