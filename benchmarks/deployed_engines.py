@@ -9,15 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from globalcnn.engines import RUNTIMES, exported_program
+from globalcnn.engines.onnx_file import onnx_proto
 from globalcnn.errors import UserError, unknown_name
-from globalcnn.export.program import exported_program
-from globalcnn.export.targets import onnx_proto
 from globalcnn.graph import eval_mode
 from globalcnn.measure import latency
 from globalcnn.measure.agreement import compare_outputs
@@ -119,41 +118,23 @@ def _globalcnn(
     model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
 ) -> tuple[Run, str]:
     with eval_mode(model):
-        found = optimize_for_inference(copy.deepcopy(model), example, seconds=search_seconds, compile=compile)
+        found = optimize_for_inference(
+            copy.deepcopy(model), example, seconds=search_seconds, compile=compile, engines=()
+        )
     return found, "" if found.report is None else found.report.chosen
 
 
-def _onnxruntime(
-    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
+def _in_runtime(
+    name: str, model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
 ) -> tuple[Run, str]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-    return run, f"onnxruntime {metadata.version('onnxruntime')}"
+    session = RUNTIMES[name].load(file())
+    return (lambda x: session.run(x)[0]), session.engine
 
 
-def _openvino(
-    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
-) -> tuple[Run, str]:
-    import openvino
-
-    core = openvino.Core()
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(file()), "CPU", settings)
-    request, output = compiled.create_infer_request(), compiled.output(0)
-
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(request.infer([x.numpy()], share_inputs=True)[output])
-
-    return run, f"openvino {metadata.version('openvino')}, float32"
-
-
-ENGINES = {"globalcnn": _globalcnn, "onnxruntime": _onnxruntime, "openvino": _openvino}
+ENGINES: dict[str, Callable[..., tuple[Run, str]]] = {
+    "globalcnn": _globalcnn,
+    **{name: partial(_in_runtime, name) for name in RUNTIMES},
+}
 
 
 def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:

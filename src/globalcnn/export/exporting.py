@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..data import DataSource
+from ..engines import bounds, exported_program
 from ..measure import Latency, latency
 from ..models import Card, ModuleSource, source_of
 from .accuracy import LabelledImages
 from .arguments import checked_seconds, checked_target, copied_network, example_for
 from .checking import Sizes, compare, hardly_depends, same_shape, several_shapes, sizes_of
-from .program import bounds, exported_program
 from .report import ExportReport
 from .targets import Loaded
 

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..errors import MissingExtra, UserError
+from ..engines import RUNTIMES, Session, quiet
+from ..engines.onnx_file import named_axes, nodes_of, onnx_proto
+from ..errors import MissingExtra
 from ..files import atomic_write
 from ..measure.agreement import tensors_in
-from .program import quiet
-
-INPUT: Final = "images"
-OUTPUT: Final = "output"
-AXES: Final = ("batch", "channels", "height", "width")
-MOST_BYTES: Final = 2**31 - 2**24  # of weights in one ONNX file, whose format ends at 2 GiB
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A file in its engine, on the CPU.
+class Loaded(Session):
+    """A file in its engine. operators: how many of each kind, the most frequent first."""
 
-    engine: its name and version; run: the outputs for a batch, in order; input_shape: numbers, and the names
-    of the axes of any length; operators: how many of each kind.
-    """
-
-    engine: str
-    run: Callable[[Tensor], list[Tensor]]
-    input_name: str
-    input_shape: tuple[int | str, ...]
     operators: Mapping[str, int]
 
 
@@ -101,24 +86,9 @@ class Onnx(Target):
     def load(self, path: Path) -> Loaded:
         """The file in a session of ONNX Runtime."""
         import onnx
-        import onnxruntime
 
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3  # errors alone
-        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-        (given,) = session.get_inputs()
-
-        def run(x: Tensor) -> list[Tensor]:
-            return [torch.from_numpy(out) for out in session.run(None, {given.name: x.numpy()})]
-
-        nodes = _nodes(onnx.load(path).graph)
-        return Loaded(
-            engine=f"ONNX Runtime {metadata.version('onnxruntime')}",
-            run=run,
-            input_name=given.name,
-            input_shape=named_axes(given.shape),
-            operators=_counted(node.op_type for node in nodes),
-        )
+        operators = _counted(node.op_type for node in nodes_of(onnx.load(path).graph))
+        return Loaded(**vars(RUNTIMES["onnxruntime"].load(path)), operators=operators)
 
 
 class OpenVino(Target):
@@ -155,29 +125,14 @@ class OpenVino(Target):
         openvino.save_model(made, path, compress_to_fp16=False)
 
     def load(self, path: Path) -> Loaded:
-        """The network, compiled for the CPU. On its own it would compute in bfloat16 where there is that."""
+        """The network, compiled for the CPU."""
         import openvino
 
         core = openvino.Core()
         core.set_property({"ENABLE_MMAP": False})  # the file is still to be moved
-        made = core.read_model(path)
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = core.compile_model(made, "CPU", settings)
-        request = compiled.create_infer_request()
-
-        def run(x: Tensor) -> list[Tensor]:
-            found = request.infer([x.numpy()], share_inputs=True)
-            return [torch.from_numpy(found[output]) for output in compiled.outputs]
-
-        kinds = [op.get_type_name() for op in made.get_ordered_ops()]
-        shape = made.input(0).get_partial_shape()
-        return Loaded(
-            engine=f"OpenVINO {metadata.version('openvino')}, float32",
-            run=run,
-            input_name=made.input(0).get_any_name(),
-            input_shape=named_axes([None if d.is_dynamic else d.get_length() for d in shape]),
-            operators=_counted(k for k in kinds if k not in ("Parameter", "Constant", "Result")),
-        )
+        kinds = [op.get_type_name() for op in core.read_model(path).get_ordered_ops()]
+        operators = _counted(k for k in kinds if k not in ("Parameter", "Constant", "Result"))
+        return Loaded(**vars(RUNTIMES["openvino"].load(path)), operators=operators)
 
 
 class Pt2(Target):
@@ -217,67 +172,6 @@ class Pt2(Target):
 TARGETS: Final[Mapping[str, Target]] = {target.name: target for target in (Onnx(), OpenVino(), Pt2())}
 
 
-def onnx_proto(program: ExportedProgram) -> Any:
-    """The program as an ONNX model of standard operators, without traces of the machine that made it."""
-    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    if size > MOST_BYTES:
-        raise UserError(
-            f"the weights take {size / 2**30:.1f} GiB, and an ONNX file holds at most 2: export to 'pt2'"
-        )
-    outputs = [OUTPUT] if len(program.graph_signature.user_outputs) == 1 else None
-    try:
-        with quiet():
-            made: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, input_names=[INPUT], output_names=outputs
-            )
-        proto = made.model_proto
-    except Exception as error:  # an operator without a translation raises many kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"the network cannot be written as ONNX: {lines[0][:200]}") from error
-    others = sorted(
-        {f"{n.domain}::{n.op_type}" for n in _nodes(proto.graph) if n.domain not in ("", "ai.onnx")}
-    )
-    if others or proto.functions:
-        raise UserError(
-            f"the network cannot be written as ONNX: {', '.join(others)} are not among its standard operators"
-        )
-    _tidy(proto.graph)
-    return proto
-
-
-def _tidy(graph: Any) -> None:
-    """Name the axes of any length; leave out the places in source files that each operator came from."""
-    axes = graph.input[0].type.tensor_type.shape.dim
-    names = {d.dim_param: name for d, name in zip(axes, AXES, strict=False) if d.dim_param}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        del value.metadata_props[:]
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = re.sub(r"\w+", lambda m: names.get(m[0], m[0]), dim.dim_param)
-    for node in _nodes(graph):
-        del node.metadata_props[:]
-    for tensor in graph.initializer:
-        del tensor.metadata_props[:]
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph, and of the graphs in their attributes."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
 def _counted(kinds: Iterable[str]) -> dict[str, int]:
     """How many of each, the most frequent first."""
     return dict(sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def named_axes(shape: Iterable[Any]) -> tuple[int | str, ...]:
-    """The lengths of the axes of images; the name of the axis where any length will do.
-
-    >>> named_axes((None, 3, "s7", 32))
-    ('batch', 3, 'height', 32)
-    """
-    return tuple(d if type(d) is int else name for d, name in zip(shape, AXES, strict=False))

@@ -20,7 +20,7 @@ _CACHE_IF_UNKNOWN = 1 << 20
 @dataclass(frozen=True)
 class Setting:
     """The conditions that the options depend on; map_bytes: of the largest map of one image; cache_bytes: of
-    a core's L2 cache."""
+    a core's L2 cache; engines: names of runtimes to try."""
 
     model: nn.Module
     example: Tensor
@@ -28,6 +28,7 @@ class Setting:
     threads: int
     compile: bool
     cache_bytes: int
+    engines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,14 @@ def _compiled(best: Variant, setting: Setting) -> list[Variant]:
     return [compiled, *whole, *others, *unlike]
 
 
+def _engines(best: Variant, setting: Setting) -> list[Variant]:
+    """The network as it is, in each runtime; they make changes of their own."""
+    if setting.example.device.type != "cpu" or setting.example.dtype != torch.float32:
+        return []
+    variants = [Variant(engine=name) for name in setting.engines]
+    return [v for variant in variants for v in (variant, *_one_thread(variant, setting))]
+
+
 def l2_cache_bytes() -> int:
     """Size of a core's L2 cache as torch knows it, or a usual one where torch does not know it."""
     ask = getattr(torch.cpu, "get_capabilities", None)
@@ -96,4 +105,5 @@ CHOICES = (
     Choice("threads", _one_thread),
     Choice("pieces of the batch", _pieces),
     Choice("compiled", _compiled),
+    Choice("engines", _engines),
 )

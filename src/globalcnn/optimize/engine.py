@@ -1,9 +1,10 @@
-"""Engines that run a variant: compiled code for one kind of input, a single thread."""
+"""What runs a variant: compiled code or a runtime for one kind of input, a single thread."""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..engines import RUNTIMES, exported_program
+from ..engines.onnx_file import onnx_proto
+from ..errors import UserError
 
 _COMPILING = threading.Lock()  # settings of the compiler are global
 
@@ -46,11 +52,18 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Compiled code, what it assumes constant, and a note on a fallback, or None."""
+    """Compiled code, what it assumes constant, and a note on a fallback, or None. process: the only one that
+    it works in: the threads of a runtime do not survive a fork.
+    """
 
     call: Callable[[Tensor], Any]
     constants: Snapshot
     note: str | None = None
+    process: int | None = None
+
+    def holds(self) -> bool:
+        """Whether it may be called: nothing that it assumes has changed."""
+        return self.process in (None, os.getpid()) and self.constants.holds()
 
 
 def separately(module: nn.Module) -> Callable[[Tensor], Any]:
@@ -66,12 +79,12 @@ def separately(module: nn.Module) -> Callable[[Tensor], Any]:
     return FunctionType(call.__code__.replace(), call.__globals__, None, None, call.__closure__)
 
 
-def kind_of(x: Tensor) -> tuple[object, ...]:
-    """The properties of an input, besides its values, that compiled code depends on."""
+def kind_of(x: Tensor, *, strides: bool = True) -> tuple[object, ...]:
+    """The properties of an input, besides its values, that compiled code depends on; strides among them."""
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     precise = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    return x.shape, x.stride(), x.dtype, x.device, autocast, precise
+    return x.shape, x.stride() if strides else None, x.dtype, x.device, autocast, precise
 
 
 def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = torch.compile) -> Compiled:
@@ -103,6 +116,36 @@ def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = t
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         note = f"compiled code is called from Python, as calls from C++ failed: {reason}"
         return Compiled(compiled_by(cpp_wrapper=False), constants, note)
+
+
+def onnx_bytes(model: nn.Module, x: Tensor) -> bytes:
+    """The network as an ONNX model for batches of the shape of `x`; `UserError` where that is impossible."""
+    content: bytes = onnx_proto(exported_program(model, x, dynamic=False)).SerializeToString()
+    return content
+
+
+def in_runtime(
+    model: nn.Module, x: Tensor, name: str, *, threads: int, onnx: Callable[[], bytes] | None = None
+) -> Compiled:
+    """The network in a runtime, for batches of the shape of `x` (N, C, H, W), float32, on the CPU.
+
+    onnx: gives its ONNX model, if it is there already. Raises `UserError` for a network that cannot be
+    written as ONNX, or returns something else than tensors.
+    """
+    constants = Snapshot(model)
+    leaves, structure = tree_flatten(model(x))
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        raise UserError("the network returns something else than tensors")
+    content = onnx_bytes(model, x) if onnx is None else onnx()
+    session = RUNTIMES[name].load(content, threads=threads)
+
+    def call(x: Tensor) -> Any:
+        found = session.run(x.detach().contiguous())
+        if len(found) != len(leaves):
+            raise UserError(f"{session.engine} returns {len(found)} outputs instead of {len(leaves)}")
+        return tree_unflatten(found, structure)
+
+    return Compiled(call, constants, process=os.getpid())
 
 
 def _import_quietly(name: str) -> None:

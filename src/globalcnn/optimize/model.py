@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,9 +14,11 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import UserError, UserTypeError
-from .engine import Compiled, compile_for, kind_of, one_thread
+from .engine import Compiled, compile_for, in_runtime, kind_of, one_thread
 from .report import OptimizationReport
 from .variant import MEMORY_FORMATS, Variant
+
+_MAKING = threading.RLock()
 
 
 class OptimizedModel(nn.Module):
@@ -22,10 +26,11 @@ class OptimizedModel(nn.Module):
 
     `model` is the network, changed as described by `variant`; `report` lists what was tried; `engine_note`
     says where the engine fell back. Other batch and image sizes than the example's work; a compiled variant
-    runs them uncompiled. It runs uncompiled for all inputs after a conversion (`to`), a change of its
-    weights or the registration of a hook; compiled code does not detect writes through `.data`. It stays in
-    eval mode. It can be copied, pickled and saved with `torch.save`, and is compiled again where it is
-    loaded. Traced, compiled or exported by the user, it is its `model`, without the engine.
+    runs them uncompiled, and one for an engine such as ONNX Runtime runs them in PyTorch. So it does for all
+    inputs after a conversion (`to`), a change of its weights or the registration of a hook, and in a forked
+    process, where an engine's threads are missing; writes through `.data` are not detected. It stays in eval
+    mode. It can be copied, pickled and saved with `torch.save`, and is compiled again where it is loaded.
+    Traced, compiled or exported by the user, it is its `model`, without the engine.
 
     A single-threaded variant sets PyTorch's number of threads during a call: other threads of the program
     that first use PyTorch during that call start with one thread too.
@@ -34,7 +39,15 @@ class OptimizedModel(nn.Module):
     on, one inside a transform of `torch.func`, or one whose channels, dtype or device are not the example's.
     """
 
-    def __init__(self, model: nn.Module, variant: Variant, example: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        variant: Variant,
+        example: Tensor,
+        *,
+        onnx: Callable[[], bytes] | None = None,
+    ) -> None:
+        """onnx: gives the network as an ONNX model for the example, where there is one already."""
         super().__init__()
         self.model = model
         self.variant = variant
@@ -43,8 +56,9 @@ class OptimizedModel(nn.Module):
         self._channels = example.shape[1]
         self._dtype, self._device = example.dtype, example.device
         size = min(variant.piece or len(example), len(example))
-        self._compiled_for: tuple[object, ...] | None = kind_of(self._in_order(example[:size]))
+        self._compiled_for: tuple[object, ...] | None = self._kind(self._in_order(example[:size]))
         self.__dict__["_compiled"] = None  # past nn.Module, which would make it a submodule
+        self.__dict__["_onnx"] = onnx
         self.eval()
 
     def forward(self, x: Tensor) -> Any:
@@ -59,7 +73,7 @@ class OptimizedModel(nn.Module):
                 around.enter_context(torch.inference_mode(False))
             if torch.is_grad_enabled():
                 around.enter_context(torch.no_grad())
-            if variant.one_thread:
+            if variant.one_thread and variant.engine is None:
                 around.enter_context(one_thread())
             if variant.compiled and x.is_inference():
                 x = x.clone()
@@ -108,14 +122,29 @@ class OptimizedModel(nn.Module):
         leaves = zip(*(leaves for leaves, _ in outputs), strict=True)
         return tree_unflatten([torch.cat(parts) for parts in leaves], outputs[0][1])
 
+    def _kind(self, x: Tensor) -> tuple[object, ...]:
+        """What compiled code or an engine is made for; an engine takes any order in memory."""
+        return kind_of(x, strides=self.variant.engine is None)
+
     def _run(self, x: Tensor) -> Any:
-        if not self.variant.compiled or self._compiled_for is None or kind_of(x) != self._compiled_for:
+        made = self.variant.compiled or self.variant.engine is not None
+        if not made or self._compiled_for is None or self._kind(x) != self._compiled_for:
             return self.model(x)
         compiled: Compiled | None = self.__dict__["_compiled"]
         if compiled is None:
-            compiled = self.__dict__["_compiled"] = compile_for(self.model, x)
-            self.engine_note = compiled.note
-        return compiled.call(x) if compiled.constants.holds() else self.model(x)
+            with _MAKING:  # tracing is not for several threads at once
+                compiled = self.__dict__["_compiled"] or self._make(x)
+                self.__dict__["_compiled"], self.engine_note = compiled, compiled.note
+        return compiled.call(x) if compiled.holds() else self.model(x)
+
+    def _make(self, x: Tensor) -> Compiled:
+        variant, onnx = self.variant, self.__dict__["_onnx"]
+        if variant.engine is None:
+            return compile_for(self.model, x)
+        threads = 1 if variant.one_thread else torch.get_num_threads()
+        self.__dict__["_onnx"] = None
+        with torch.inference_mode(False), torch.no_grad():  # it cannot be traced in inference mode
+            return in_runtime(self.model, x.clone(), variant.engine, threads=threads, onnx=onnx)
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Only eval mode: an optimised network cannot be trained."""
@@ -140,7 +169,7 @@ class OptimizedModel(nn.Module):
         return super().load_state_dict(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}  # compiled again where it is loaded
+        return {**self.__dict__, "_compiled": None, "_onnx": None}  # compiled again where it is loaded
 
     def extra_repr(self) -> str:
         """The variant."""

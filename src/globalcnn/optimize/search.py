@@ -6,19 +6,22 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..engines import checked_runtimes
 from ..errors import UserError, UserTypeError
 from ..graph import trace_shapes
 from ..measure import Latency, latency
 from ..measure.agreement import TOLERANCES, Agreement, compare_outputs, tensors_in
 from ..measure.probe import checked_model, run_once
 from .choices import CHOICES, Choice, Setting, l2_cache_bytes
+from .engine import onnx_bytes
 from .model import OptimizedModel
 from .report import OptimizationReport, Row
 from .variant import Variant, prepare
@@ -27,6 +30,7 @@ GAIN = 0.98  # a variant must take less than this share of the time: a smaller g
 SHARE = 0.2  # of the time left that the measurement of one choice may take
 RUNS = 50
 BURST = 0.01  # seconds of a candidate in each round
+SETTLE = 0.02  # seconds of calls before them, beside engines: threads of the one before spin for a while
 
 Timer = Callable[..., dict[str, Latency]]
 
@@ -37,14 +41,16 @@ def optimize_for_inference(
     *,
     seconds: float = 60,
     compile: bool = True,
+    engines: Iterable[str] | None = None,
     tolerance: float | None = None,
 ) -> OptimizedModel:
     """The fastest variant of `model` for inference on this machine: the same output for batches as `example`.
 
     Tried one after the other, each against the best so far: BatchNorms folded into convolutions, Global
     layers as one operator, the other memory format, one thread (for a single image), the batch in pieces that
-    stay in the cache, and compiling (torch.compile, the weights as constants). A variant is kept if it is at
-    least 2 % faster, in the median of alternating calls, and its output on `example` is that of `model`: no
+    stay in the cache, compiling (torch.compile, the weights as constants), and the network in ONNX Runtime
+    and OpenVINO where they are installed (float32 on a CPU alone). A variant is kept if it is at least 2 %
+    faster, in the median of alternating calls, and its output on `example` is that of `model`: no
     value differs by more than `tolerance` of the largest one, and the same class is the highest wherever it
     leads by more than a tenth of that. `model` itself is not changed; threads and settings of torch are
     restored.
@@ -56,24 +62,35 @@ def optimize_for_inference(
     seconds: no new variant is begun after that; 60. Compiling, once begun, is finished: that can take minutes
         for a deep network.
     compile: whether to try it; True.
+    engines: which runtimes to try: ("onnxruntime", "openvino"), one of them, or () for none; by default
+        those that are installed. They get as many threads as PyTorch has, or one.
     tolerance: default 1e-4 in float32, 1e-10 in float64, 0.01 in float16, 0.05 in bfloat16.
 
     Returns a module that is called like `model`, without gradients; its `report` lists what was tried, with
-    the results. Other batch and image sizes work too, but uncompiled. It can be saved, and exported or
-    traced: then as plain PyTorch, without the engine.
-    Raises `UserError` or `UserTypeError` where an argument does not fit or the model does not run on it.
+    the results. Other batch and image sizes work too, but uncompiled and in PyTorch. It can be saved, and
+    exported or traced: then as plain PyTorch, without the engine.
+    Raises `UserError` or `UserTypeError` where an argument does not fit or the model does not run on it, and
+    `MissingExtra` for an engine that is named and not installed.
 
     >>> import globalcnn
     >>> model = globalcnn.create_model("resnet_global_tiny_cifar")
     >>> images = torch.randn(2, 3, 32, 32)
-    >>> fast = optimize_for_inference(model, images, compile=False, seconds=1)
+    >>> fast = optimize_for_inference(model, images, compile=False, engines=(), seconds=1)
     >>> torch.allclose(fast(images), model.eval()(images), atol=1e-4)
     True
     """
     model = checked_model(model)
     _check(model, example, seconds, tolerance)
     allowed = TOLERANCES.get(example.dtype, 1e-4) if tolerance is None else tolerance
-    search = Search(_frozen_copy(model), example, seconds=seconds, tolerance=allowed, compile=compile)
+    runtimes = checked_runtimes(engines, feature="optimize_for_inference with this engine")
+    search = Search(
+        _frozen_copy(model),
+        example,
+        seconds=seconds,
+        tolerance=allowed,
+        compile=compile,
+        engines=runtimes,
+    )
     return search.run()
 
 
@@ -101,6 +118,7 @@ class Search:
         seconds: float,
         tolerance: float,
         compile: bool,
+        engines: tuple[str, ...] = (),
         choices: Sequence[Choice] = CHOICES,
         prepare: Callable[..., tuple[nn.Module, list[str]]] = prepare,
         timer: Timer = latency,
@@ -111,15 +129,16 @@ class Search:
         self.choices, self.prepare, self.timer = choices, prepare, timer
         self.started = time.perf_counter()
         self.seconds = seconds
-        self.compiling = 0.0  # seconds of the previous call
+        self.compiling = 0.0  # seconds of the previous time that code was compiled or an engine made
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self.modules: dict[tuple[object, ...], nn.Module] = {Variant().weights: model}
         self.as_is = self.best = _Tried(Variant(), OptimizedModel(model, Variant(), example))
         map_bytes = self._first_run()
         self.setting = Setting(
-            model, self.example, map_bytes, torch.get_num_threads(), compile, l2_cache_bytes()
+            model, self.example, map_bytes, torch.get_num_threads(), compile, l2_cache_bytes(), engines
         )
+        self.onnx = cache(partial(onnx_bytes, model, self.example))  # one file for all engines
 
     def run(self) -> OptimizedModel:
         """Try one choice after the other; the best variant, with its report."""
@@ -170,23 +189,32 @@ class Search:
         """The variant, built and its output compared; or a row of the report that says why it is rejected."""
         name = variant.beyond(self.best.variant)
         needed = 3 * self.call_seconds  # one call to compare, two to measure
-        if self.left() < max(needed, self.compiling if variant.compiled else 0.0):
+        made = variant.compiled or variant.engine is not None
+        if self.left() < max(needed, self.compiling if made else 0.0):
             return Row(name, "not tried: the time was up")
         began = time.perf_counter()
         try:
-            run = OptimizedModel(self._module(variant), variant, self.example)
-            with torch.inference_mode():
-                got = run(self.example)
-            found = compare_outputs(got, self.wanted, tolerance=self.tolerance)
+            run = OptimizedModel(self._module(variant), variant, self.example, onnx=self.onnx)
+            found = self._compared(run)
             trouble = None if found else f"dropped: {found.disagreement}"
         except Exception as error:  # a variant that fails on this machine is not a reason to stop
             found = Agreement(None)
             trouble = "failed: " + (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        if variant.compiled:
+        if made:
             self.compiling = time.perf_counter() - began
         if trouble is not None or found.deviation is None:
             return Row(name, trouble or "failed", deviation=found.deviation)
         return _Tried(variant, run, found.deviation)
+
+    def _compared(self, run: OptimizedModel) -> Agreement:
+        """Its output on the example beside the original's; of an engine, on noise of that shape as well."""
+        with torch.inference_mode():
+            found = compare_outputs(run(self.example), self.wanted, tolerance=self.tolerance)
+            if not found or run.variant.engine is None:
+                return found
+            noise = torch.randn(self.example.shape, generator=torch.Generator().manual_seed(0))
+            other = compare_outputs(run(noise), self.as_is.run(noise), tolerance=self.tolerance)
+        return max(found, other, key=lambda a: (not a, a.deviation or 0.0))
 
     def _module(self, variant: Variant) -> nn.Module:
         if variant.weights not in self.modules:
@@ -200,7 +228,16 @@ class Search:
         share = max(SHARE * self.left(), 0.02 * self.seconds)
         candidates = {str(i): t.run.forward for i, t in enumerate(tried)}
         warmup = 2 if 4 * len(tried) * self.call_seconds < share else 0
-        times = self.timer(candidates, self.example, runs=RUNS, warmup=warmup, seconds=share, burst=BURST)
+        settle = SETTLE if any(t.variant.engine for t in tried) else 0.0
+        times = self.timer(
+            candidates,
+            self.example,
+            runs=RUNS,
+            warmup=warmup,
+            seconds=share,
+            burst=BURST,
+            settle=settle,
+        )
         return [times[name].median for name in candidates]
 
     def finish(self) -> OptimizedModel:
@@ -215,6 +252,8 @@ class Search:
         best = self.best.run
         if best.variant.compiled:
             self.notes.append("compiled for this batch and image size; others run uncompiled")
+        if best.variant.engine is not None:
+            self.notes.append("the engine is for this batch and image size; others run in PyTorch, as is")
         if best.engine_note is not None:
             self.notes.append(best.engine_note)
         best.report = OptimizationReport(

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..engines import RUNTIMES
 from ..errors import UserError
 from ..graph import fold_batch_norms, is_altered, replace_module
 from ..nn import GlobalLayer
@@ -24,7 +25,8 @@ class Variant:
 
     folded: BatchNorms folded into convolutions; fused: each Global layer one operator; memory_format: of
     weights and inputs, None leaves them. The engine: one_thread; piece: images of a batch that are run at
-    once, None for all; compiled: by torch.compile, with the weights as constants.
+    once, None for all; compiled: by torch.compile, with the weights as constants; engine: the runtime of
+    `engines.RUNTIMES` that runs it, None for PyTorch.
     """
 
     folded: bool = False
@@ -33,6 +35,7 @@ class Variant:
     one_thread: bool = False
     piece: int | None = None
     compiled: bool = False
+    engine: str | None = None
 
     def parts(self) -> tuple[str, ...]:
         """The changes, as phrases."""
@@ -43,6 +46,7 @@ class Variant:
             "one thread" if self.one_thread else "",
             f"pieces of {self.piece}" if self.piece else "",
             "compiled" if self.compiled else "",
+            f"run by {RUNTIMES[self.engine].shown}" if self.engine else "",
         )
         return tuple(w for w in words if w)
 
@@ -50,7 +54,9 @@ class Variant:
         return ", ".join(self.parts()) or "as is"
 
     def beyond(self, other: Variant) -> str:
-        """The changes of this variant relative to `other`, as phrases."""
+        """The changes of this variant relative to `other`, as phrases; all of it, for another engine."""
+        if self.engine != other.engine:
+            return str(self)
         new = [p for p in self.parts() if p not in other.parts()]
         gone = [f"without {p}" for p in other.parts() if p not in self.parts()]
         return ", ".join(new + gone) or "as is"

@@ -1,0 +1,149 @@
+"""The runtimes by name: what each needs, and how it takes an ONNX model or a file of its own."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor
+
+from ..errors import MissingExtra, UserTypeError, unknown_name
+from .onnx_file import named_axes
+
+
+@dataclass(frozen=True)
+class Session:
+    """A network in a runtime, on the CPU, in float32.
+
+    engine: name and version of the runtime; run: the outputs for a batch, in order, callable from several
+    threads at once; input_shape: numbers, and the names of the axes of any length.
+    """
+
+    engine: str
+    run: Callable[[Tensor], list[Tensor]]
+    input_name: str
+    input_shape: tuple[int | str, ...]
+
+
+class Runtime(ABC):
+    """What runs ONNX models. shown: its name in print; package: what must be installed; extra: of this
+    library, that installs it and what writes ONNX.
+    """
+
+    name: ClassVar[str]
+    shown: ClassVar[str]
+    package: ClassVar[str]
+    extra: ClassVar[str]
+
+    @property
+    def installed(self) -> bool:
+        """Whether it and what writes ONNX are there; nothing is imported."""
+        return all(find_spec(package) is not None for package in self._packages())
+
+    def require(self, feature: str) -> None:
+        """Raise `MissingExtra` unless all packages can be imported."""
+        for package in self._packages():
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                raise MissingExtra(package, feature=feature, extra=self.extra) from error
+
+    def _packages(self) -> tuple[str, ...]:
+        return "onnx", "onnxscript", self.package
+
+    @property
+    def version(self) -> str:
+        """Name and version, as in reports."""
+        return f"{self.shown} {metadata.version(self.package)}"
+
+    @abstractmethod
+    def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
+        """A network from an ONNX model or a file. threads: at most so many; None: what the runtime takes."""
+
+
+@final
+class OnnxRuntime(Runtime):
+    """ONNX Runtime, its default CPU provider."""
+
+    name, shown, package, extra = "onnxruntime", "ONNX Runtime", "onnxruntime", "onnx"
+
+    def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3  # errors alone
+        if threads is not None:
+            settings.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+
+        def run(x: Tensor) -> list[Tensor]:
+            return [torch.from_numpy(out) for out in session.run(None, {given.name: x.numpy()})]
+
+        return Session(self.version, run, given.name, named_axes(given.shape))
+
+
+@final
+class OpenVino(Runtime):
+    """OpenVINO on the CPU. On its own it would compute in bfloat16 where there is that: it is told not to."""
+
+    name, shown, package, extra = "openvino", "OpenVINO", "openvino", "openvino"
+
+    def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
+        import openvino
+
+        core = openvino.Core()
+        core.set_property({"ENABLE_MMAP": False})  # a file may still be moved
+        made = core.read_model(content)
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        compiled = core.compile_model(made, "CPU", settings)
+        own = threading.local()  # a request serves one thread at a time
+
+        def run(x: Tensor) -> list[Tensor]:
+            request = getattr(own, "request", None)
+            if request is None:
+                request = own.request = compiled.create_infer_request()
+            found = request.infer([x.numpy()], share_inputs=True)
+            return [torch.from_numpy(found[output]) for output in compiled.outputs]
+
+        given = made.input(0)
+        axes = [None if d.is_dynamic else d.get_length() for d in given.get_partial_shape()]
+        return Session(f"{self.version}, float32", run, given.get_any_name(), named_axes(axes))
+
+
+RUNTIMES: Final[Mapping[str, Runtime]] = {r.name: r for r in (OnnxRuntime(), OpenVino())}
+
+
+def installed_runtimes() -> tuple[str, ...]:
+    """The names of those that are installed."""
+    return tuple(name for name, runtime in RUNTIMES.items() if runtime.installed)
+
+
+def checked_runtimes(engines: Iterable[str] | None, *, feature: str) -> tuple[str, ...]:
+    """The names given, each known and installed, once; None means all that are installed.
+
+    Raises `UserError` for an unknown name, `MissingExtra` where one is not installed, `UserTypeError` for
+    something else than names.
+    """
+    if engines is None:
+        return installed_runtimes()
+    if isinstance(engines, str) or not isinstance(engines, Iterable):
+        raise UserTypeError(
+            f"engines={engines!r} must be a sequence of names, such as ('onnxruntime',); () for none"
+        )
+    names = tuple(dict.fromkeys(engines))
+    for name in names:
+        if name not in RUNTIMES:
+            raise unknown_name("engine", str(name), RUNTIMES)
+        RUNTIMES[name].require(feature)
+    return names
