@@ -100,3 +100,29 @@ def test_data_of_other_classes(run, trained, tmp_path):
     done = run("export", trained, "--out", tmp_path / "a.pt2", "--data", "digits", "--seconds", "0")
     refused(done, "which 'digits_conv' was not trained on")
     assert not list(tmp_path.iterdir())
+
+
+def test_int8(run, trained, blobs, tmp_path):
+    out = tmp_path / "net.onnx"
+    words = ("--data", f"npz:{blobs}", "--seconds", "0", "--max-drop", "100", "--calibration-images", "32")
+    done = run("export", trained, "--out", out, "--int8", *words)
+    assert done.status == 0, done.err
+    for part in ("QuantizeLinear", "accuracy, 30 images"):
+        assert part in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((), "--int8 needs --data"),
+        (("--max-drop", "-1"), "max_drop=-1"),
+        (("--calibration-images", "2"), "images=2"),
+        (("--data", "npz:BLOBS", "--calibration-images", "99999"), "99999 training images"),
+        (("--to", "pt2"), "not for pt2"),
+    ],
+)
+def test_mistakes_of_int8(run, words, part, trained, blobs, tmp_path):
+    out = tmp_path / ("net.pt2" if "pt2" in words else "net.onnx")
+    words = [word.replace("BLOBS", str(blobs)) for word in words]
+    refused(run("export", trained, "--out", out, "--int8", *words), part)
+    assert not out.exists()

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..data import DataSource
 from ..errors import UserError
-from ..export import TARGETS, export
+from ..export import TARGETS, Int8, export
 from ..export.arguments import checked_seconds, checked_target
 from ..models import Card, NamedSource, load_with_card, shown_name
 from .condense_args import is_checkpoint
@@ -50,6 +50,14 @@ class Args:
     images: Annotated[Images, tyro.conf.arg(name="")] = field(default_factory=Images)
     to: str | None = None
     """onnx, openvino or pt2 (torch.export). Default: what the suffix of --out says."""
+    int8: tyro.conf.FlagCreatePairsOff[bool] = False
+    """8-bit convolutions and linear layers, calibrated with training images of --data; Global layers stay in
+    float32. For onnx and openvino."""
+    calibration_images: int = 512
+    """Training images that --int8 takes the ranges of activations from."""
+    max_drop: float = 0.5
+    """Points of accuracy on the test images of --data, in percent, that --int8 may lose; more is an error,
+    and nothing is written."""
     dynamic: tyro.conf.FlagCreatePairsOff[bool] = False
     """Any batch and image size. Default: --batch-size and one image size, which engines run fastest."""
     batch_size: int = 1
@@ -70,7 +78,12 @@ class Args:
 
 def run(args: Args) -> None:
     """Load, export, print what was written and found."""
-    target = checked_target(args.out, args.to, overwrite=args.overwrite)
+    target = checked_target(args.out, args.to, overwrite=args.overwrite, int8=args.int8)
+    int8 = Int8(images=args.calibration_images, max_drop=args.max_drop) if args.int8 else None
+    if args.int8 and args.images.data is None:
+        raise UserError(
+            "--int8 needs --data: training images to calibrate with, test images for the accuracy"
+        )
     checked_seconds(args.seconds)
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1")
@@ -85,6 +98,7 @@ def run(args: Args) -> None:
         dynamic=args.dynamic,
         card=given.card,
         data=_data(args, given, (height, width)),
+        int8=int8,
         seconds=args.seconds,
         overwrite=args.overwrite,
     )

@@ -19,7 +19,15 @@ MOST_BYTES: Final = 2**31 - 2**24  # of weights in one ONNX file, whose format e
 
 
 def onnx_proto(program: ExportedProgram) -> Any:
-    """The program as an ONNX model of standard operators, without traces of the machine that made it."""
+    """The program as an ONNX model of standard operators, without traces of the machine that made it.
+
+    Raises `UserError` where it has no such form.
+    """
+    return tidied(raw_proto(program))
+
+
+def raw_proto(program: ExportedProgram) -> Any:
+    """As `onnx_proto`; each node tells in its metadata_props which module it comes from."""
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if size > MOST_BYTES:
         raise UserError(
@@ -42,12 +50,12 @@ def onnx_proto(program: ExportedProgram) -> Any:
         raise UserError(
             f"the network cannot be written as ONNX: {', '.join(others)} are not among its standard operators"
         )
-    _tidy(proto.graph)
     return proto
 
 
-def _tidy(graph: Any) -> None:
-    """Name the axes of any length; leave out the places in source files that each operator came from."""
+def tidied(proto: Any) -> Any:
+    """The model, changed: axes of any length named, and no places in source files."""
+    graph = proto.graph
     axes = graph.input[0].type.tensor_type.shape.dim
     names = {d.dim_param: name for d, name in zip(axes, AXES, strict=False) if d.dim_param}
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -59,6 +67,7 @@ def _tidy(graph: Any) -> None:
         del node.metadata_props[:]
     for tensor in graph.initializer:
         del tensor.metadata_props[:]
+    return proto
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:

@@ -18,11 +18,13 @@ from ..models import Card, NamedSource, list_models, model_info, source_of
 from .targets import TARGETS, Target
 
 
-def checked_target(path: str | Path, to: str | None, *, overwrite: bool = False) -> Target:
+def checked_target(
+    path: str | Path, to: str | None, *, overwrite: bool = False, int8: bool = False
+) -> Target:
     """The kind of file that `to`, or the suffix of `path`, means, where it can be written here.
 
     Raises `UserError` for an unknown target, a suffix that is not its own, a file that is there already, or
-    packages that are missing.
+    packages that are missing; for int8, for a target without such files.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UserTypeError(f"path={path!r} must name the file to write")
@@ -43,7 +45,7 @@ def checked_target(path: str | Path, to: str | None, *, overwrite: bool = False)
             raise UserError(
                 f"{str(file)!r} is there already: choose another name, or give overwrite (--overwrite)"
             )
-    target.require()
+    target.require(int8=int8)
     return target
 
 

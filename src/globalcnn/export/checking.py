@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -97,17 +98,20 @@ def sizes_of(program: ExportedProgram, batches: Sequence[Tensor]) -> Sizes:
     return replace(found, notes=tuple(notes))
 
 
-def compare(loaded: Loaded, network: nn.Module, sizes: Sizes) -> tuple[Check, ...]:
+def compare(
+    loaded: Loaded, network: nn.Module, sizes: Sizes, *, tolerance: float = TOLERANCE
+) -> tuple[Check, ...]:
     """A check for each shape that the file takes; `UserError` where it gives something else than the network,
-    or does not run. Of the shapes that the program refuses, a file may only refuse or be right as well: an
-    engine does not know the program's conditions.
+    or does not run. tolerance: of the largest value; infinite takes any finite output. Of the shapes that the
+    program refuses, a file may only refuse or be right as well: an engine does not know the program's
+    conditions.
     """
     found: dict[tuple[int, ...], list[float]] = {}
     for batch in sizes.refused:
         with suppress(_NotRun):
-            _deviation(loaded, network, batch)
+            _deviation(loaded, network, batch, tolerance)
     for batch in sizes.taken:
-        found.setdefault(tuple(batch.shape), []).append(_deviation(loaded, network, batch))
+        found.setdefault(tuple(batch.shape), []).append(_deviation(loaded, network, batch, tolerance))
     return tuple(Check(shape, len(d), max(d)) for shape, d in found.items())
 
 
@@ -134,7 +138,7 @@ def hardly_depends(network: nn.Module, batches: Sequence[Tensor]) -> bool:
     return spread.item() < 10 * TOLERANCE
 
 
-def _deviation(loaded: Loaded, network: nn.Module, batch: Tensor) -> float:
+def _deviation(loaded: Loaded, network: nn.Module, batch: Tensor, tolerance: float) -> float:
     shape = _by(batch.shape)
     with torch.no_grad():
         wanted = tensors_in(network(batch))
@@ -157,8 +161,10 @@ def _deviation(loaded: Loaded, network: nn.Module, batch: Tensor) -> float:
         )
     worst = 0.0
     for i, (one, other) in enumerate(zip(got, wanted, strict=True)):
-        agreement = compare_outputs(one, other, tolerance=TOLERANCE)
-        if not agreement or agreement.deviation is None:
+        agreement = compare_outputs(one, other, tolerance=tolerance)
+        finite = agreement.deviation is not None and math.isfinite(agreement.deviation)
+        any_finite = finite and math.isinf(tolerance)
+        if agreement.deviation is None or not (agreement or any_finite):
             where = f"output {i}" if len(wanted) > 1 else "the output"
             raise UserError(
                 f"nothing was written: in {loaded.engine}, for images {shape}, {where} is not the network's: "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from torch.export import ExportedProgram
 
 from ..data import DataSource
 from ..engines import bounds, exported_program
+from ..engines.onnx_file import onnx_proto
+from ..errors import UserError, UserTypeError
 from ..measure import Latency, latency
 from ..models import Card, ModuleSource, source_of
 from .accuracy import LabelledImages
 from .arguments import checked_seconds, checked_target, copied_network, example_for
-from .checking import Sizes, compare, hardly_depends, same_shape, several_shapes, sizes_of
-from .report import ExportReport
+from .checking import TOLERANCE, Sizes, compare, hardly_depends, same_shape, several_shapes, sizes_of
+from .int8 import Int8, quantised
+from .report import Accuracy, ExportReport
 from .targets import Loaded
 
 
@@ -29,6 +34,7 @@ def export(
     dynamic: bool = False,
     card: Card | None = None,
     data: DataSource | None = None,
+    int8: Int8 | None = None,
     seconds: float = 1.0,
     overwrite: bool = False,
 ) -> ExportReport:
@@ -50,6 +56,9 @@ def export(
         which engines run fastest.
     card: of the weights (`models.load_with_card`): its classes, mean and std are written into the file.
     data: its test images give the accuracy in the engine and in PyTorch; slow for large data.
+    int8: convolutions and linear layers in 8 bits (`Int8()`), for "onnx" and "openvino"; Global layers stay
+        in float32. It needs `data`: the ranges of activations come from its training images. The file must
+        not lose more accuracy on the test images than `Int8.max_drop`; deviations are reported alone.
     seconds: about how long latencies are measured; 1. With 0 they are not.
     overwrite: whether to replace files that are there.
 
@@ -65,21 +74,29 @@ def export(
     >>> report.input_shape, report.checks[0].deviation < 1e-4
     ((1, 1, 28, 28), True)
     """
-    target = checked_target(path, to, overwrite=overwrite)
+    if not isinstance(int8, Int8 | None):
+        raise UserTypeError(f"int8={int8!r} must be Int8(...), or None for float32")
+    target = checked_target(path, to, overwrite=overwrite, int8=int8 is not None)
+    if int8 is not None:
+        data = int8.check(data)
     seconds = checked_seconds(seconds)
     network = copied_network(model)
     batch = example_for(network, example, card)
     tested = None if data is None else LabelledImages.of(data, card, batch, dynamic=dynamic)
     program, sizes = _program(network, batch, dynamic=dynamic)
+    size = None if dynamic else len(batch)
+    as_onnx = onnx_proto
+    if int8 is not None and tested is not None:
+        as_onnx = partial(quantised, network=network, data=tested.data, how=int8, batch=size)
     notes = (*_notes(model, little=hardly_depends(network, sizes.taken)), *bounds(program), *sizes.notes)
     timed = batch[:1] if dynamic else batch
-    with target.written(program, Path(path), _about(model, card)) as part:
+    with target.written(program, Path(path), _about(model, card), as_onnx=as_onnx) as part:
         loaded = target.load(part)
-        checks = compare(loaded, network, sizes)
+        checks = compare(loaded, network, sizes, tolerance=TOLERANCE if int8 is None else math.inf)
+        accuracy = None if tested is None else tested.accuracies(loaded, network, batch=size)
+        if int8 is not None and accuracy is not None:
+            _check_drop(accuracy, int8)
         times = _latencies(loaded, network, timed, seconds)
-        accuracy = None
-        if tested is not None:
-            accuracy = tested.accuracies(loaded, network, batch=None if dynamic else len(batch))
     return ExportReport(
         files={str(file): file.stat().st_size for file in target.files(Path(path))},
         target=target.name,
@@ -94,6 +111,17 @@ def export(
         accuracy=accuracy,
         notes=notes,
     )
+
+
+def _check_drop(found: Accuracy, int8: Int8) -> None:
+    """Raise `UserError` where 8 bits lose too much."""
+    drop = round(100 * (found.pytorch - found.engine), 6)  # 0.5 points are 0.5, not 0.5000000004
+    if not drop <= int8.max_drop:
+        raise UserError(
+            f"int8 loses {drop:.2f} points of accuracy on {found.images} test images of {found.data!r} "
+            f"({100 * found.pytorch:.2f} -> {100 * found.engine:.2f} %), more than max_drop (--max-drop) "
+            f"{int8.max_drop:g}; nothing was written. Calibrate with more images, or allow more"
+        )
 
 
 def _program(network: nn.Module, example: Tensor, *, dynamic: bool) -> tuple[ExportedProgram, Sizes]:
