@@ -27,6 +27,7 @@ from tests.condense import networks
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
+pytest.importorskip("executorch")
 
 
 class Own(nn.Module):
@@ -48,6 +49,12 @@ def in_engine(path: Path) -> Callable[[Tensor], Tensor]:
     """The file, run as its users would, without the code that is tested."""
     if path.suffix == ".pt2":
         return torch.export.load(path).module()
+    if path.suffix == ".pte":
+        from executorch.runtime import Runtime
+
+        program = Runtime.get().load_program(path)
+        method = program.load_method("forward")
+        return lambda x: program and method.execute([x])[0].clone()
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -95,6 +102,8 @@ CASES = [
     Case("neupde", lambda: globalcnn.create_model("neupde_mnist"), ".pt2", (1, 28, 28)),
     Case("ODE in fixed steps", lambda: globalcnn.create_model("neural_ode_mnist", method="euler"),
          ".pt2", (1, 28, 28)),
+    Case("own, ExecuTorch", Own, ".pte"),
+    Case("sweeps, ExecuTorch", lambda: globalcnn.create_model("resnet_sweeps_tiny_cifar"), ".pte"),
     Case("timm", lambda: timm.create_model("test_resnet"), ".pt2", (3, 32, 32), dynamic=True),
     Case("condensed, depthwise", lambda: condensed(networks.plain, "depthwise"), ".onnx"),
     Case("condensed, Global", lambda: condensed(networks.WrittenOut, "global"), ".xml"),

@@ -158,7 +158,7 @@ def test_processors(known, machine, reduced, monkeypatch):
     ("given", "words"),
     [
         ({"data": None}, r"int8 needs data \(--data\)"),
-        ({"path": "net.pt2"}, "int8 files can be written for onnx, openvino, not for pt2"),
+        ({"path": "net.pt2"}, "int8 files can be written for onnx and openvino, not for pt2"),
         (
             {"int8": Int8(images=100_000)},
             r"100000 training images and the data 'digits' has \d+: give images=",

@@ -46,10 +46,10 @@ class Args:
     """A run folder or weights file; or a network with the weights it is built with (of a name as in
     `globalcnn list` or of timm's: of seed 0), my_net.py:build, package.module:function."""
     out: Path
-    """The file. An .onnx or .pt2 holds everything; an .xml has its weights in a .bin beside it."""
+    """The file. An .onnx, .pt2 or .pte holds everything; an .xml has its weights in a .bin beside it."""
     images: Annotated[Images, tyro.conf.arg(name="")] = field(default_factory=Images)
     to: str | None = None
-    """onnx, openvino or pt2 (torch.export). Default: what the suffix of --out says."""
+    """onnx, openvino, pt2 (torch.export) or executorch. Default: what the suffix of --out says."""
     int8: tyro.conf.FlagCreatePairsOff[bool] = False
     """8-bit convolutions and linear layers, calibrated with training images of --data; Global layers stay in
     float32. For onnx and openvino."""
@@ -59,7 +59,8 @@ class Args:
     """Points of accuracy on the test images of --data, in percent, that --int8 may lose; more is an error,
     and nothing is written."""
     dynamic: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Any batch and image size. Default: --batch-size and one image size, which engines run fastest."""
+    """Any batch and image size (not for executorch). Default: --batch-size and one image size, which engines
+    run fastest."""
     batch_size: int = 1
     """Images of a batch, without --dynamic."""
     seconds: float = 1.0
@@ -78,7 +79,7 @@ class Args:
 
 def run(args: Args) -> None:
     """Load, export, print what was written and found."""
-    target = checked_target(args.out, args.to, overwrite=args.overwrite, int8=args.int8)
+    target = checked_target(args.out, args.to, overwrite=args.overwrite, int8=args.int8, dynamic=args.dynamic)
     int8 = Int8(images=args.calibration_images, max_drop=args.max_drop) if args.int8 else None
     if args.int8 and args.images.data is None:
         raise UserError(

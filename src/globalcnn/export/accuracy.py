@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..models import Card
 from ..train import as_trained, evaluate
 from .report import Accuracy
-from .targets import Loaded
+from .target import Loaded
 
 BATCH = 64
 

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from ..errors import UserError, UserTypeError, unknown_name
 from ..measure.probe import checked_model, checked_size, run_once
 from ..models import Card, NamedSource, list_models, model_info, source_of
-from .targets import TARGETS, Target
+from .target import Target
+from .targets import TARGETS
 
 
 def checked_target(
-    path: str | Path, to: str | None, *, overwrite: bool = False, int8: bool = False
+    path: str | Path, to: str | None, *, overwrite: bool = False, int8: bool = False, dynamic: bool = False
 ) -> Target:
     """The kind of file that `to`, or the suffix of `path`, means, where it can be written here.
 
     Raises `UserError` for an unknown target, a suffix that is not its own, a file that is there already, or
-    packages that are missing; for int8, for a target without such files.
+    packages that are missing; for int8 or dynamic, for a target without such files.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UserTypeError(f"path={path!r} must name the file to write")
@@ -45,6 +46,11 @@ def checked_target(
             raise UserError(
                 f"{str(file)!r} is there already: choose another name, or give overwrite (--overwrite)"
             )
+    if dynamic and not target.dynamic:
+        raise UserError(
+            f"a file of {to} takes one shape, as its memory is planned beforehand: leave dynamic (--dynamic) "
+            "out and export a file for each shape"
+        )
     target.require(int8=int8)
     return target
 

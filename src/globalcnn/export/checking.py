@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from ..errors import UserError
 from ..measure.agreement import compare_outputs, tensors_in
-from .targets import Loaded
+from .target import Loaded
 
 TOLERANCE: Final = 1e-4  # of the largest value of each output
 REPEATED: Final = 3  # batches that are compared for a file of one shape

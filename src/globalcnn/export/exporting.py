@@ -22,7 +22,7 @@ from .arguments import checked_seconds, checked_target, copied_network, example_
 from .checking import TOLERANCE, Sizes, compare, hardly_depends, same_shape, several_shapes, sizes_of
 from .int8 import Int8, quantised
 from .report import Accuracy, ExportReport
-from .targets import Loaded
+from .target import Loaded
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
     seconds: float = 1.0,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write `model` to a file for an inference engine: ONNX, OpenVINO or a program of `torch.export`.
+    """Write `model` to a file for an inference engine: ONNX, OpenVINO, `torch.export` or ExecuTorch.
 
     BatchNorms are folded, Global layers take fewer and standard operators. The file is loaded in its engine
     and compared with `model` on several batches before it gets its name: no value may deviate by more than
@@ -48,12 +48,12 @@ def export(
     Parameters
     ----------
     model: any network for images, with Global layers or without, in float32.
-    path: the file: .onnx and .pt2 hold everything; an .xml has its weights in a .bin beside it.
+    path: the file: .onnx, .pt2 and .pte hold everything; an .xml has its weights in a .bin beside it.
     example: a batch (N, C, H, W) as it will come, or the size (C, H, W) of one image. Default: one image of
         the size that the card or the network tells.
-    to: "onnx", "openvino" or "pt2"; by default what the suffix says.
+    to: "onnx", "openvino", "pt2" or "executorch"; by default what the suffix says.
     dynamic: whether the file takes any batch and image size; by default the shape of the example alone,
-        which engines run fastest.
+        which engines run fastest. Not for "executorch".
     card: of the weights (`models.load_with_card`): its classes, mean and std are written into the file.
     data: its test images give the accuracy in the engine and in PyTorch; slow for large data.
     int8: convolutions and linear layers in 8 bits (`Int8()`), for "onnx" and "openvino"; Global layers stay
@@ -76,7 +76,7 @@ def export(
     """
     if not isinstance(int8, Int8 | None):
         raise UserTypeError(f"int8={int8!r} must be Int8(...), or None for float32")
-    target = checked_target(path, to, overwrite=overwrite, int8=int8 is not None)
+    target = checked_target(path, to, overwrite=overwrite, int8=int8 is not None, dynamic=dynamic)
     if int8 is not None:
         data = int8.check(data)
     seconds = checked_seconds(seconds)

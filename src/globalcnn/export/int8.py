@@ -125,6 +125,7 @@ def quantised(
             weight_type=QuantType.QInt8,
         )
         made = onnx.load(path)
+    del made.metadata_props[:]  # a word of the tool's, not JSON
     made.metadata_props.add(key="int8", value=json.dumps(how.facts()))
     return made
 

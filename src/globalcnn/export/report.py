@@ -26,7 +26,7 @@ class Accuracy:
 class ExportReport:
     """What `export` wrote, and how it agrees with the network; `print` shows it as lines.
 
-    files: with their bytes; target: "onnx", "openvino" or "pt2"; engine: what ran the file, with version;
+    files: with their bytes; target: its name in `TARGETS`; engine: what ran the file, with version;
     input_shape: numbers, and names of axes of any length; operators: how many of each kind; checks: the
     deviations by shape; engine_latency, pytorch_latency: of a batch of `timed_shape`, None if not measured;
     accuracy: None without data; notes: remarks.

@@ -2,82 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import torch
 from torch.export import ExportedProgram
 
-from ..engines import RUNTIMES, Session, quiet
+from ..engines import RUNTIMES, quiet
 from ..engines.onnx_file import named_axes, nodes_of, onnx_proto
-from ..errors import MissingExtra, UserError
 from ..files import atomic_write
 from ..measure.agreement import tensors_in
-
-AsOnnx = Callable[[ExportedProgram], Any]
-
-
-@dataclass(frozen=True)
-class Loaded(Session):
-    """A file in its engine. operators: how many of each kind, the most frequent first."""
-
-    operators: Mapping[str, int]
-
-
-class Target(ABC):
-    """A kind of file.
-
-    packages: what must be installed; extra: of this library, that installs them; about: for help texts;
-    int8_packages: what 8-bit files need besides; None where there are none.
-    """
-
-    name: ClassVar[str]
-    suffix: ClassVar[str]
-    about: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]] = ()
-    int8_packages: ClassVar[tuple[str, ...] | None] = None
-    extra: ClassVar[str] = ""
-
-    def require(self, *, int8: bool = False) -> None:
-        """Raise `MissingExtra` unless all packages can be imported, `UserError` if int8 is not for it."""
-        if int8 and self.int8_packages is None:
-            known = ", ".join(t.name for t in TARGETS.values() if t.int8_packages is not None)
-            raise UserError(f"int8 files can be written for {known}, not for {self.name}")
-        for package in (*self.packages, *((self.int8_packages or ()) if int8 else ())):
-            try:
-                importlib.import_module(package)
-            except ImportError as error:
-                raise MissingExtra(package, feature=f"export to {self.name}", extra=self.extra) from error
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        """The files that an export to `path` consists of."""
-        return (path,)
-
-    @contextmanager
-    def written(
-        self, program: ExportedProgram, path: Path, about: Mapping[str, Any], *, as_onnx: AsOnnx = onnx_proto
-    ) -> Iterator[Path]:
-        """Write beside `path` and yield where; when the block succeeds, all files are moved into place."""
-        with atomic_write(path) as part:
-            self.write(program, part, about, as_onnx=as_onnx)
-            yield part
-
-    @abstractmethod
-    def write(
-        self, program: ExportedProgram, path: Path, about: Mapping[str, Any], *, as_onnx: AsOnnx = onnx_proto
-    ) -> None:
-        """Write the program, and `about` (plain JSON by key), to the path. as_onnx: makes an ONNX model."""
-
-    @abstractmethod
-    def load(self, path: Path) -> Loaded:
-        """The file at the path in its engine."""
+from .pte import ExecuTorch
+from .target import AsOnnx, Loaded, Target, counted
 
 
 class Onnx(Target):
@@ -101,7 +40,7 @@ class Onnx(Target):
         """The file in a session of ONNX Runtime."""
         import onnx
 
-        operators = _counted(node.op_type for node in nodes_of(onnx.load(path).graph))
+        operators = counted(node.op_type for node in nodes_of(onnx.load(path).graph))
         return Loaded(**vars(RUNTIMES["onnxruntime"].load(path)), operators=operators)
 
 
@@ -150,7 +89,7 @@ class OpenVino(Target):
         core = openvino.Core()
         core.set_property({"ENABLE_MMAP": False})  # the file is still to be moved
         kinds = [op.get_type_name() for op in core.read_model(path).get_ordered_ops()]
-        operators = _counted(k for k in kinds if k not in ("Parameter", "Constant", "Result"))
+        operators = counted(k for k in kinds if k not in ("Parameter", "Constant", "Result"))
         return Loaded(**vars(RUNTIMES["openvino"].load(path)), operators=operators)
 
 
@@ -180,7 +119,7 @@ class Pt2(Target):
             run=lambda x: tensors_in(module(x)),
             input_name=str(name),
             input_shape=named_axes(given.meta["val"].shape),
-            operators=_counted(
+            operators=counted(
                 str(getattr(node.target, "overloadpacket", node.target))
                 .removeprefix("<built-in function ")
                 .rstrip(">")
@@ -190,9 +129,4 @@ class Pt2(Target):
         )
 
 
-TARGETS: Final[Mapping[str, Target]] = {target.name: target for target in (Onnx(), OpenVino(), Pt2())}
-
-
-def _counted(kinds: Iterable[str]) -> dict[str, int]:
-    """How many of each, the most frequent first."""
-    return dict(sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0])))
+TARGETS: Final[Mapping[str, Target]] = {t.name: t for t in (Onnx(), OpenVino(), Pt2(), ExecuTorch())}
