@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a network and keep the run in a folder"),
     "eval": ("evaluate", "how good a trained network is"),
     "predict": ("predict", "what a trained network takes images for"),
+    "show": ("show", "pictures of what the Global layers of a network do to an image"),
     "compare": ("compare", "train several networks by one recipe and compare accuracy, size and time"),
     "condense": ("condense", "a smaller network from a CNN: what it repeats gives way to Global layers"),
     "export": ("export", "a file for an inference engine, compared there with its network"),
