@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from globalcnn.engines import RUNTIMES, exported_program
+from globalcnn.engines import RUNTIMES, exported_program, installed_runtimes
 from globalcnn.engines.onnx_file import onnx_proto
 from globalcnn.errors import UserError, unknown_name
 from globalcnn.graph import eval_mode
@@ -26,6 +26,7 @@ Run = Callable[[Tensor], Tensor]
 File = Callable[[], bytes]
 TOLERANCE = 1e-4
 SEARCH = 3.0  # seconds of globalcnn's search for a model's fastest form, at most
+SEARCH_ALL = 30.0  # the same, where engines are tried as well
 BURST = 0.05  # seconds of a candidate in a round: as many calls as fit
 SETTLED = 0.5  # seconds of calls before them: threads of the candidate before spin for a while
 
@@ -41,8 +42,8 @@ def latencies(
 ) -> dict[str, dict[str, Any]]:
     """Median seconds of a batch like `example` by engine.
 
-    seconds: at most, for each engine; compile: whether globalcnn's search may compile. Each engine's output is compared with the model's first
-    (1e-4 of the largest value); an engine that fails or differs has a `failure` and no time.
+    seconds: at most, for each engine; compile: whether globalcnn's search may compile. Each engine's output is
+    compared with the model's first (1e-4 of the largest value); an engine that fails or differs has a `failure` and no time.
     """
     return latencies_of(
         {"": model}, example, engines=engines, rounds=rounds, seconds=seconds, compile=compile
@@ -117,9 +118,25 @@ def prepared(
 def _globalcnn(
     model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
 ) -> tuple[Run, str]:
+    """Its own kernels and PyTorch's."""
+    return _searched(model, example, compile=compile, seconds=search_seconds, engines=())
+
+
+def _chosen(
+    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
+) -> tuple[Run, str]:
+    """What a user of `optimize_for_inference` gets, with all engines."""
+    return _searched(
+        model, example, compile=compile, seconds=max(search_seconds, SEARCH_ALL), engines=installed_runtimes()
+    )
+
+
+def _searched(
+    model: nn.Module, example: Tensor, *, compile: bool, seconds: float, engines: tuple[str, ...]
+) -> tuple[Run, str]:
     with eval_mode(model):
         found = optimize_for_inference(
-            copy.deepcopy(model), example, seconds=search_seconds, compile=compile, engines=()
+            copy.deepcopy(model), example, seconds=seconds, compile=compile, engines=engines
         )
     return found, "" if found.report is None else found.report.chosen
 
@@ -134,6 +151,7 @@ def _in_runtime(
 ENGINES: dict[str, Callable[..., tuple[Run, str]]] = {
     "globalcnn": _globalcnn,
     **{name: partial(_in_runtime, name) for name in RUNTIMES},
+    "chosen": _chosen,
 }
 
 

@@ -154,7 +154,9 @@ class _Optimised:
     """Runs the network in the variant that the search found, and says which."""
 
     def __init__(self, model: nn.Module, x: Tensor, settings: Settings) -> None:
-        found = optimize_for_inference(model, x, seconds=settings.seconds, compile=not settings.quick)
+        found = optimize_for_inference(
+            model, x, seconds=settings.seconds, compile=not settings.quick, engines=()
+        )
         self.run = forward(found, x)
         self.about = "" if found.report is None else found.report.chosen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .engines import compare_engines
 from .layer import compare_layers
 from .memory import compare_memory
 from .networks import compare_imagenet, compare_implicit, compare_networks
@@ -28,5 +29,8 @@ TABLES: dict[str, TableInfo] = {
     "training": TableInfo("one training step of ResNet-Global and ResNet-32", compare_training),
     "memory": TableInfo("memory of the layer in training against K", compare_memory),
     "imagenet": TableInfo("MobileNetV2 and EfficientNet-B0 at 224, batch 1, 16", compare_imagenet),
+    "engines": TableInfo(
+        "networks in globalcnn, ONNX Runtime and OpenVINO, batch 1, 64, 512; at 224 batch 1", compare_engines
+    ),
     "solvers": TableInfo("against implicit networks: Neural ODE, a reconstruction of MDEQ", compare_implicit),
 }

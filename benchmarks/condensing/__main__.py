@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from globalcnn.errors import UserError
+from globalcnn.train.recipe import PRECISIONS
 
 from .arms import ARMS, find_arm
 from .collect import FOLDER, write_results
@@ -53,6 +54,7 @@ def _arguments() -> argparse.Namespace:
     add("--arms", nargs="+", default=list(ARMS), metavar="ARM", help="default all")
     add("--seeds", nargs="+", type=int, default=[0, 1], help="default 0 1")
     add("--minutes", type=float, default=float("inf"), help="stop after so long; default never")
+    add("--precision", default="no", choices=PRECISIONS, help="of all trainings; default %(default)s")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--train-images", type=int, help="a trial with the first so many training images; not collected")
     add("--latency", action="store_true", help="time the candidates, on an otherwise idle machine")
@@ -118,6 +120,7 @@ def _run(args: argparse.Namespace) -> None:
         data_dir=args.data_dir,
         device=args.device,
         train_images=args.train_images,
+        precision=args.precision,
     )
     ended = work(settings, until=time.monotonic() + 60 * args.minutes, say=_say)
     print(f"{ended} training(s) ended")

@@ -56,6 +56,7 @@ class Settings:
     data_dir: Path | None = None
     device: str = "auto"
     train_images: int | None = None
+    precision: str = "no"
 
     def __post_init__(self) -> None:
         if not 0 <= self.repair_epochs < self.epochs:
@@ -115,7 +116,8 @@ class Task:
 
     def recipe(self, recipe: Recipe, epochs: int) -> Recipe:
         """The recipe as it suits the data, for so many epochs."""
-        return suited_to(recipe, self.data.name).replace(epochs=epochs)
+        suited = suited_to(recipe, self.data.name)
+        return suited.replace(epochs=epochs, precision=self.settings.precision, channels_last=True)
 
 
 def work(settings: Settings, *, until: float, say: Callable[[str], None]) -> int:

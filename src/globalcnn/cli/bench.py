@@ -20,8 +20,9 @@ CLONE = "git clone the project, `cd` into it, and run `globalcnn bench` there"
 class Args:
     """Measure layers and networks side by side on this machine, in rounds, in one process.
 
-    Tables: layer (a Global layer against a 3x3 convolution), networks (CIFAR, inference), training (one
-    step), memory (of the layer in training against K), imagenet (inference at 224), solvers (against Neural
+    Tables: layer (a Global layer against a 3x3 convolution), schemes (gated sweeps against Du Fort-Frankel),
+    networks (CIFAR, inference), training (one step), memory (of the layer in training against K), imagenet
+    (inference at 224), engines (inference in globalcnn, ONNX Runtime and OpenVINO), solvers (against Neural
     ODE and a reconstruction of MDEQ). With --models instead: those networks at inference, the first against
     each of the others. Each side is measured in several variants, all are shown, and the fastest are
     compared. Writes bench.json with versions and hardware, and a picture of each table. All tables take hours
@@ -33,7 +34,8 @@ class Args:
     """
 
     tables: tuple[str, ...] = ()
-    """Which tables: any of layer, networks, training, memory, imagenet, solvers. Default: all, or with
+    """Which tables: any of layer, schemes, networks, training, memory,
+    imagenet, engines, solvers. Default: all, or with
     --models none of them."""
     models: tuple[str, ...] = ()
     """Two networks or more to compare at inference, each a name as in `globalcnn list` or of timm's,

@@ -1,0 +1,100 @@
+"""Networks against their baselines in every engine: globalcnn's own variants, ONNX Runtime, OpenVINO.
+
+Each engine computes in float32 with the threads that it takes by default; both networks are timed in the same
+rounds, one engine after the other. The fastest engine of each side counts. `chosen` is what
+`optimize_for_inference` returns, engines included: it is shown beside them, to see that it is never slower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from globalcnn.cli.networks import Named, build_named
+from globalcnn.engines import RUNTIMES
+from globalcnn.measure import Latency, count
+
+from .deployed_engines import ENGINES, latencies_of
+from .networks import TINY, Pair
+from .results import Cell, Comparison, Progress, Settings, Side, Timed
+from .rounds import reason
+
+SMALL: tuple[Pair, ...] = (
+    ("resnet_global_cifar", "resnet32_cifar"),
+    ("resnet_depthwise_cifar", "resnet32_cifar"),
+    ("resnet_global_tiny_cifar", "resnet_tiny_cifar"),
+    ("densenet_global_cifar", "densenet_cifar"),
+)
+LARGE: tuple[Pair, ...] = (
+    ("mobilenetv2_global", "mobilenetv2_100"),
+    ("efficientnet_b0_global", "efficientnet_b0"),
+)
+SMALL_BATCHES, LARGE_BATCHES, SIDE = (1, 64, 512), (1,), 224
+
+
+def compare_engines(settings: Settings, progress: Progress) -> Comparison:
+    """The table `engines`."""
+    groups: list[tuple[Pair, int, int | None]]
+    if settings.quick:
+        groups = [(pair, 2, 16) for pair in TINY]
+    else:
+        groups = [(pair, batch, None) for pair in SMALL for batch in SMALL_BATCHES]
+        groups += [(pair, batch, SIDE) for pair in LARGE for batch in LARGE_BATCHES]
+    cells = tuple(_cell(*group, settings, progress) for group in groups)
+    versions = ", ".join(r.version for r in RUNTIMES.values() if r.installed) or "no engines installed"
+    notes = (
+        f"{versions}, torch {torch.__version__}; float32, threads as each takes by default. Untrained weights.",
+        "chosen: optimize_for_inference with all engines; it does not count as an engine of its own.",
+    )
+    return Comparison("engines", "Networks in every engine, inference", cells, notes)
+
+
+def _cell(pair: Pair, batch: int, side: int | None, settings: Settings, progress: Progress) -> Cell:
+    name = f"{pair[0]} / {pair[1]}, batch {batch}"
+    progress(name)
+    try:
+        networks = [build_named(word, image_size=side) for word in pair]
+        x = torch.randn(batch, *networks[0].input_size, generator=torch.Generator().manual_seed(0))
+        found = latencies_of(
+            {n.shown: n.model.eval() for n in networks},
+            x,
+            engines=tuple(ENGINES),
+            rounds=settings.rounds,
+            seconds=settings.seconds,
+            compile=not settings.quick,
+        )
+        ours, theirs = (Side(n.shown, _timed(found[n.shown], batch)) for n in networks)
+        return Cell(name, ours, theirs, images=batch, facts=_facts(networks, batch))
+    except Exception as error:  # a cell that fails is recorded
+        return Cell(name, Side(pair[0]), Side(pair[1]), images=batch, failure=reason(error))
+    finally:
+        torch._dynamo.reset()
+
+
+def _timed(found: dict[str, dict[str, Any]], batch: int) -> tuple[Timed, ...]:
+    return tuple(
+        Timed(
+            engine,
+            None
+            if t["seconds"] is None
+            else Latency(t["seconds"], t["lower"], t["upper"], runs=t["rounds"], batch_size=batch),
+            t["failure"],
+            t.get("about", "") if engine in ("globalcnn", "chosen") else "",
+            competes=engine != "chosen",
+        )
+        for engine, t in found.items()
+    )
+
+
+def _facts(networks: list[Named], batch: int) -> dict[str, Any]:
+    ours, theirs = (count(n.model, n.input_size) for n in networks)
+    return {
+        "batch": batch,
+        "input": list(networks[0].input_size),
+        "ours_macs": ours.macs,
+        "theirs_macs": theirs.macs,
+        "ours_params": ours.params,
+        "theirs_params": theirs.params,
+        "macs_ratio": ours.macs / theirs.macs,
+    }
