@@ -6,7 +6,7 @@ python -m benchmarks.ablation_page
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -161,7 +161,22 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+def _write_names(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Each name right of its point, lower where it would cover another name."""
+    axes.autoscale_view()
+    to_points = axes.figure.dpi / 72
+    taken: list[tuple[float, float, float]] = []  # left, right, height, in typographic points
+    for name, (x, y) in sorted(points.items(), key=lambda item: (-item[1][1], item[1][0])):
+        left, base = (c / to_points for c in axes.transData.transform((x, y)))
+        right, down = left + 4 + 3.6 * len(name), 3.0
+        while any(left < r and lft < right and abs(base + down - h) < 7 for lft, r, h in taken):
+            down -= 1.0
+        taken.append((left, right, base + down))
+        axes.annotate(name, (x, y), xytext=(4, down), textcoords="offset points", fontsize=7)
+
+
 def _panel(content: dict[str, Any], batch: int, axes: Any) -> None:
+    points = {}
     for name, arm in content["arms"].items():
         found = fastest(content["times"], name, batch)
         if found is None:
@@ -171,8 +186,9 @@ def _panel(content: dict[str, Any], batch: int, axes: Any) -> None:
         x = 1e3 * found[0]
         axes.plot([x, x], [min(values), max(values)], color=colour, lw=1)
         axes.plot(x, mean(values), "o", color=colour)
-        axes.annotate(name, (x, mean(values)), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        points[name] = x, mean(values)
     axes.margins(x=0.15)  # room for names
+    _write_names(axes, points)
     axes.set(
         xlabel=f"ms at batch {batch}, fastest engine",
         ylabel="test accuracy, %",
