@@ -29,9 +29,17 @@ class ExecuTorch(Target):
     dynamic = False  # its memory is planned when it is written
 
     def write(
-        self, program: ExportedProgram, path: Path, about: Mapping[str, Any], *, as_onnx: AsOnnx = onnx_proto
+        self,
+        program: ExportedProgram,
+        path: Path,
+        about: Mapping[str, Any],
+        *,
+        as_onnx: AsOnnx = onnx_proto,
+        backend: bool = True,
     ) -> None:
-        """The program; `about` as JSON by a method "about" without inputs."""
+        """The program; `about` as JSON by a method "about" without inputs. backend: XNNPACK where it can be;
+        else ExecuTorch's portable operators alone.
+        """
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
@@ -39,7 +47,7 @@ class ExecuTorch(Target):
             try:
                 made = to_edge_transform_and_lower(
                     program,
-                    partitioner=[XnnpackPartitioner()],
+                    partitioner=[XnnpackPartitioner()] if backend else [],
                     constant_methods={ABOUT: json.dumps(dict(about), ensure_ascii=False)},
                 ).to_executorch()
             except Exception as error:  # an operator that it does not have raises many kinds
@@ -71,13 +79,23 @@ class ExecuTorch(Target):
         )
 
 
-def _operators(content: bytes) -> Iterator[str]:
-    """The calls that the program makes: of operators, and of parts that a backend runs as a whole."""
+def arena_of(content: bytes) -> int:
+    """Bytes of the memory that is planned in a .pte file for all that is not constant."""
+    return sum(_plan(content).non_const_buffer_sizes)
+
+
+def _plan(content: bytes) -> Any:
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     found: Any = deserialize_pte_binary(content)
     plans = getattr(found, "program", found).execution_plan
     (plan,) = (plan for plan in plans if plan.name == METHOD)
+    return plan
+
+
+def _operators(content: bytes) -> Iterator[str]:
+    """The calls that the program makes: of operators, and of parts that a backend runs as a whole."""
+    plan = _plan(content)
     for instruction in (i for chain in plan.chains for i in chain.instructions):
         call = instruction.instr_args
         if hasattr(call, "op_index"):
