@@ -162,7 +162,8 @@ def _about(content: dict[str, Any]) -> str:
     return (
         f"**{content['network']} on {content['data']}**: {content['epochs']} epochs of recovery, batch "
         f"{recipe['batch_size']}, {recipe['optimizer']} with lr {recipe['lr']:g} and {recipe['schedule']} schedule; "
-        f"{100 * recipe['validation']:.0f} % of the training images held out; seeds {seeds}. Trained: "
+        f"{100 * recipe['validation']:.0f} % of the training images held out; "
+        f"{'mixed precision ' + recipe['precision'] + '; ' if recipe['precision'] != 'no' else ''}seeds {seeds}. Trained: "
         f"{hardware(content)}. Timed: {hardware(content['timed'])}, medians of {content['timed']['rounds']} rounds."
     )
 
