@@ -1,7 +1,8 @@
-"""Packs the compiled kernels into the wheel where GLOBALCNN_WHEEL_LIBRARY names them (`make wheel`).
+"""Packs trained weights into every wheel, and the compiled kernels where GLOBALCNN_WHEEL_LIBRARY names them.
 
-Such a wheel is for one platform and for every Python: the library stands on PyTorch's stable ABI and does not
-know Python. Without the variable the wheel is pure Python, and the kernels are compiled on first use.
+A wheel with kernels (`make wheel`) is for one platform and for every Python: the library stands on PyTorch's
+stable ABI and does not know Python. Without the variable the wheel is pure Python, and kernels are compiled on
+first use.
 """
 
 import os
@@ -18,6 +19,11 @@ LIBRARY = os.environ.get("GLOBALCNN_WHEEL_LIBRARY")
 class WithLibrary(build_py):
     def run(self):
         super().run()
+        weights = Path(self.build_lib) / "globalcnn" / "weights"
+        if not self.editable_mode:  # an editable install reads them where they are
+            weights.mkdir(parents=True, exist_ok=True)
+            for file in sorted(Path("weights").glob("*.*")):
+                shutil.copy2(file, weights)
         if LIBRARY:
             folder = Path(self.build_lib) / "globalcnn" / "ops" / "native" / "lib"
             folder.mkdir(parents=True, exist_ok=True)

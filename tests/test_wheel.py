@@ -22,6 +22,7 @@ import torch, globalcnn
 from globalcnn.ops import BACKENDS
 print(globalcnn.__file__)
 print(BACKENDS["native"].unavailable())
+assert globalcnn.create_model("resnet32_cifar", pretrained="cifar10").num_classes == 10
 model = globalcnn.create_model("resnet_global_tiny_cifar", num_classes=10).eval()
 with torch.no_grad():
     print(tuple(model(torch.zeros(1, 3, 32, 32)).shape))
@@ -42,6 +43,7 @@ def test_a_wheel_with_kernels_runs_without_a_compiler_in_a_read_only_folder(tmp_
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src" / "globalcnn", source / "src" / "globalcnn")
+    shutil.copytree(ROOT / "weights", source / "weights")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)],
@@ -54,6 +56,7 @@ def test_a_wheel_with_kernels_runs_without_a_compiler_in_a_read_only_folder(tmp_
     assert not wheel.name.endswith("-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert f"globalcnn/ops/native/lib/{target.name}" in names
+    assert {f"globalcnn/weights/{file.name}" for file in (ROOT / "weights").iterdir()} <= set(names)
     assert not any(name.startswith(("benchmarks/", "tests/")) for name in names)
 
     site = tmp_path / "site"

@@ -470,9 +470,9 @@ def test_pretrained_from_a_file(tmp_path):
         create_model("resnet_global_cifar", pretrained=path)
     maps = create_model("resnet_global_tiny_cifar", pretrained=path, features_only=True).eval()(x)
     assert torch.equal(maps[-1], net.forward_features(x))
-    with pytest.raises(UserError, match="there are no published weights"):
+    with pytest.raises(UserError, match="there are no trained weights"):
         create_model("resnet_global_tiny_cifar", pretrained=True)
-    with pytest.raises(UserError, match="must be a weights file"):
+    with pytest.raises(UserError, match="must be a name of data, a weights file"):
         create_model("resnet_global_tiny_cifar", pretrained=3)
 
 

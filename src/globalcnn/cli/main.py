@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "a file for an inference engine, compared there with its network"),
     "table": ("table", "every row of the published tables, with our counts and accuracies"),
     "convert-checkpoint": ("convert", "weights of the authors' released code into a file of this library"),
+    "verify": ("verify", "the trained weights that come with the library, against their claims"),
     "build": ("build", "compile the native CPU kernels"),
     "bench": ("bench", "speed and memory of layers and networks side by side on this machine"),
     "env": ("env", "versions, hardware, and which backends of the operator can run here"),

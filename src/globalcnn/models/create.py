@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserTypeError
 from .registry import build_named, check_model_name, stamped
+from .shipped import shipped_path
 from .state_dicts import load_into
 from .weights import read_weights, settings_on_card
 
@@ -28,8 +29,9 @@ def create_model(
 
     num_classes: size of the output, 0 for features; default that of the published dataset.
     in_chans: channels of the input image; default that of the published dataset.
-    pretrained: a weights file or run folder, whose numbers and settings are then the defaults (another number
-        of classes gets a new head, with a warning); True: published weights where there are some.
+    pretrained: name of data, such as "cifar10": the weights that come with the library, trained on it; or a
+        weights file or run folder. Numbers and settings of the file are then the defaults (another number of
+        classes gets a new head, with a warning). True: the library's weights, the first of several.
     features_only: return a module that gives a list of feature maps (timm's wrapper).
     settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
         scheme="gated-sweeps" (or "-sigmoid", "-rational" after it, "tridiagonal-implicit",
@@ -42,12 +44,17 @@ def create_model(
     """
     if features_only:
         settings["features_only"] = True
+    if isinstance(pretrained, str):
+        check_model_name(name)
+        pretrained = shipped_path(name, pretrained) or pretrained
     if isinstance(pretrained, (str, PathLike)):
         return _from_file(name, Path(pretrained), num_classes, in_chans, settings)
     if settings.get("checkpoint_path"):
         return _from_file(name, Path(settings.pop("checkpoint_path")), num_classes, in_chans, settings)
     if not isinstance(pretrained, bool):
-        raise UserTypeError(f"pretrained={pretrained!r} must be a weights file, a run folder, True or False")
+        raise UserTypeError(
+            f"pretrained={pretrained!r} must be a name of data, a weights file, a run folder, True or False"
+        )
     if pretrained:
         settings["pretrained"] = True
     return build_named(name, settings, num_classes=num_classes, in_chans=in_chans)

@@ -20,6 +20,7 @@ from torch import nn
 
 from ..errors import UserError, near_names, unknown_name
 from .schemes import alternate_axes, check_scheme, set_scheme
+from .shipped import shipped_weights
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def register(
     }
 
     module = sys.modules[f"globalcnn.models.{family}"]
-    module.__dict__.setdefault("default_cfgs", {}).update(generate_default_cfgs({name: cfg}))  # read by timm
+    cfgs: dict[str, Any] = {name: cfg}
+    for data, path in shipped_weights(name).items():  # as timm.create_model("name.data", pretrained=True)
+        cfgs[f"{name}.{data}"] = {**cfg, "file": str(path)}
+    module.__dict__.setdefault("default_cfgs", {}).update(generate_default_cfgs(cfgs))  # read by timm
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
@@ -174,7 +178,7 @@ def pretrained_from_file(name: str, arguments: dict[str, Any]) -> dict[str, Any]
         return arguments
     if not config.file:
         raise UserError(
-            f"there are no published weights for {name!r} yet; create it with pretrained=False, name a file "
+            f"there are no trained weights of {name!r} yet; create it with pretrained=False, name a file "
             f"(pretrained=PATH), or train it: globalcnn train {name}"
         )
     found, settings = weights_for_timm(name, config.file)

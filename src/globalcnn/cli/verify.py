@@ -1,0 +1,70 @@
+"""`globalcnn verify`: the weights that come with the library, evaluated against their claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..data import load_data
+from ..errors import UserError, unknown_name
+from ..files import read_json
+from ..models import load_with_card
+from ..models.shipped import CLAIMS, shipped_names, weights_folder
+from ..train import as_trained, evaluate
+from ..train.setting_up import checked_device, make_accelerator
+from .console import percent, say, table
+
+TOLERANCE = 0.0002  # of accuracy: two of 10,000 images, for other processors round otherwise
+
+
+@dataclass(frozen=True)
+class Args:
+    """Evaluate the trained weights that come with the library on the test images, against their claims.
+
+    Exit status 1 where an accuracy is more than 0.02 points below its claim.
+    """
+
+    rows: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ROW ...]")] = ()
+    """Which weights, as network-data. Default: all."""
+    data_dir: Path | None = None
+    """Folder that holds mnist, cifar10 and cifar100, as far as the rows need them."""
+    batch_size: int = 256
+    """Images per step."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+def run(args: Args) -> None:
+    """Evaluate, print, fail where a claim does not hold."""
+    checked_device(args.device)
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size} must be at least 1")
+    folder = weights_folder()
+    if folder is None:
+        raise UserError("this installation came without trained weights")
+    claims: dict[str, dict[str, Any]] = read_json(folder / CLAIMS)
+    for row in args.rows:
+        if row not in shipped_names():
+            raise unknown_name("row", row, shipped_names())
+    device = make_accelerator(args.device, "no").device
+    rows, broken = [], []
+    for name in args.rows or shipped_names():
+        claim = claims[name]
+        model, card = load_with_card(folder / f"{name}.safetensors")
+        data, numbers = as_trained(card, load_data(claim["data"], data_dir=args.data_dir))
+        loader = data.loader("test", args.batch_size, shuffle=False, device=device)
+        found = evaluate(model.to(device), loader, card.num_classes, labels_as=numbers)
+        holds = found.accuracy >= claim["test_accuracy"] - TOLERANCE
+        told, measured = percent(claim["test_accuracy"]), percent(found.accuracy)
+        rows.append((name, told, measured, "holds" if holds else "does not hold"))
+        if not holds:
+            broken.append(name)
+    table(
+        "trained weights on the test images", ("weights", "claimed accuracy", "measured", "the claim"), rows
+    )
+    if broken:
+        say(f"claims that do not hold: {', '.join(broken)}")
+        raise SystemExit(1)

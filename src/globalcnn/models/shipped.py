@@ -1,0 +1,64 @@
+"""Trained weights that come with the library: `<network>-<data>.safetensors` in one folder.
+
+In a wheel they are in the package; in a checkout, or an editable install of one, in weights/ at its root. No
+file is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from ..errors import UserError
+
+CLAIMS: Final = "claims.json"  # beside the files: what each was measured at
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PLACES = (_PACKAGE / "weights", _PACKAGE.parents[1] / "weights")
+
+
+@cache
+def weights_folder() -> Path | None:
+    """The folder of the weights; None where the library came without them."""
+    return next((place for place in _PLACES if (place / CLAIMS).is_file()), None)
+
+
+@cache
+def _found() -> Mapping[str, Mapping[str, Path]]:
+    folder, found = weights_folder(), dict[str, dict[str, Path]]()
+    for path in sorted(folder.glob("*-*.safetensors")) if folder is not None else ():
+        name, _, data = path.stem.rpartition("-")
+        found.setdefault(name, {})[data] = path
+    return found
+
+
+def shipped_weights(name: str) -> Mapping[str, Path]:
+    """The files of trained weights of the network called `name`, by the data that they were trained on.
+
+    >>> list(shipped_weights("resnet32_cifar"))
+    ['cifar10']
+    """
+    return _found().get(name, {})
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Each file of trained weights as "network-data"."""
+    return tuple(f"{name}-{data}" for name, found in _found().items() for data in found)
+
+
+def shipped_path(name: str, data: str) -> Path | None:
+    """The weights of `name` trained on `data`; None where `data` is something else than a name of data.
+
+    Raises `UserError` where it looks like one, and there are no such weights.
+    """
+    found = shipped_weights(name)
+    if data in found:
+        return found[data]
+    if Path(data).exists() or not data.isidentifier():
+        return None
+    there = f"there are those of {', '.join(found)}" if found else "there are none of this network"
+    raise UserError(
+        f"there are no weights of {name!r} trained on {data!r}: {there}; name a file or a run folder "
+        f"(pretrained=PATH), or train it: globalcnn train {name}"
+    )

@@ -1,0 +1,94 @@
+"""Weights that come with the library: found by name of data, checked, small, and with a claim each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from globalcnn import UserError, create_model
+from globalcnn.models import load_with_card
+from globalcnn.models.shipped import CLAIMS, shipped_names, shipped_weights, weights_folder
+
+FOLDER = weights_folder()
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=shipped_names())
+def row(request):
+    return request.param
+
+
+def test_there_are_some():
+    assert FOLDER == ROOT / "weights"
+    assert "resnet32_cifar-cifar10" in shipped_names()
+
+
+def test_every_way_gives_the_same_network(row):
+    name, _, data = row.rpartition("-")
+    x = torch.randn(2, 3, 32, 32)
+    ours = create_model(name, pretrained=data).eval()
+    others = [load_with_card(FOLDER / f"{row}.safetensors")[0]]
+    others.append(timm.create_model(f"{name}.{data}", pretrained=True).eval())
+    if len(shipped_weights(name)) == 1:
+        others += [
+            create_model(name, pretrained=True).eval(),
+            timm.create_model(name, pretrained=True).eval(),
+        ]
+    with torch.no_grad():
+        wanted = ours(x)
+        assert not torch.equal(wanted, create_model(name, num_classes=wanted.shape[1]).eval()(x))
+        for other in others:
+            assert torch.equal(other(x), wanted)
+
+
+def test_fresh_weights_stay_fresh():
+    torch.manual_seed(0)
+    one = create_model("resnet32_cifar")
+    torch.manual_seed(0)
+    two = timm.create_model("resnet32_cifar")
+    assert torch.equal(one.conv1.weight, two.conv1.weight)
+    assert not torch.equal(
+        one.conv1.weight, create_model("resnet32_cifar", pretrained="cifar10").conv1.weight
+    )
+
+
+def test_another_head():
+    with pytest.warns(UserWarning, match="number of classes differs"):
+        net = create_model("resnet32_cifar", pretrained="cifar10", num_classes=3)
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_each_has_a_claim_with_a_result(row):
+    claims = json.loads((FOLDER / CLAIMS).read_text())
+    assert set(claims) == set(shipped_names())
+    claim = claims[row]
+    told = json.loads((ROOT / claim["result"]).read_text())
+    assert claim["test_accuracy"] == told["test_accuracy"]
+    assert (claim["seed"], claim["epochs"]) == (told["seed"], told["epochs"])
+    _, card = load_with_card(FOLDER / f"{row}.safetensors")
+    assert len(card.classes) == card.num_classes
+    assert len(card.mean) == len(card.std) == card.in_chans
+
+
+def test_they_are_small():
+    sizes = [path.stat().st_size for path in FOLDER.glob("*.safetensors")]
+    assert max(sizes) < 4e6
+    assert sum(sizes) < 30e6
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("resnet32_cifar", "cifar100", "trained on 'cifar100': there are those of cifar10"),
+        ("digits_conv", "cifar10", "there are none of this network; name a file"),
+        ("resnet32_cifar", "gone.safetensors", "there is no checkpoint"),
+        ("resnet32_cifr", "cifar10", "did you mean 'resnet32_cifar'"),
+    ],
+)
+def test_mistakes(name, data, words):
+    with pytest.raises(UserError, match=words):
+        create_model(name, pretrained=data)
