@@ -1,8 +1,8 @@
 """Packs trained weights into every wheel, and the compiled kernels where GLOBALCNN_WHEEL_LIBRARY names them.
 
 A wheel with kernels (`make wheel`) is for one platform and for every Python: the library stands on PyTorch's
-stable ABI and does not know Python. Without the variable the wheel is pure Python, and kernels are compiled on
-first use.
+stable ABI and does not know Python. Without the variable the wheel is pure Python, and the kernels are
+compiled on first use.
 """
 
 import os

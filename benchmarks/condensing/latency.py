@@ -49,7 +49,12 @@ def measure(
     """
     path = latency_file(results, original.name)
     found = _measured_before(path, original)
-    content = {"network": original.name, "weights": original.weights(), "arms": found}
+    content = {
+        "network": original.name,
+        "weights": original.weights(),
+        **machine.facts(seed=0),
+        "arms": found,
+    }
     for arm in arms:
         candidates = arm.candidates(original)
         say(f"{arm.name}: {len(candidates)} candidate(s)")
