@@ -170,7 +170,7 @@ def _about(content: dict[str, Any]) -> str:
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     """Accuracy over speed-up, a panel per network and data; lines join the targets of an arm."""
-    figure, grid = new_figure(1, len(found), width=7.0 * len(found), height=5.0, squeeze=False)
+    figure, grid = new_figure(1, len(found), width=8.5 * len(found), height=5.0, squeeze=False)
     for content, axes in zip(found, grid[0], strict=True):
         for name, arm in content["arms"].items():
             choices = [arm["targets"][key] for key in sorted(arm["targets"], key=float)]
@@ -186,7 +186,7 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
             title=f"{content['network']} on {content['data']}",
         )
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save(figure, path)
 
 
