@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from .pages import ROOT, hardware, put, read, table
+from .pages import ROOT, hardware, milliseconds, put, read, table
 
 START, END = "<!-- results: written by python -m benchmarks.results_section -->", "<!-- end of results -->"
+SHOWN = {"globalcnn": "globalcnn", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PUBLISHED = {"digits_conv": (92.01, 27), "digits_residual": (92.53, 30), "digits_global": (95.03, 9)}
 
 
@@ -69,6 +70,55 @@ def speed() -> str:
             f"{content['seed']}. {hardware(content)}; results/bench/networks/; more in "
             f"docs/performance.md.",
             table(("networks", *(f"batch {b}" for b in batches), "times fewer multiply-adds"), rows),
+        )
+    )
+
+
+def engines() -> str:
+    """The networks beside their baselines, each in its fastest engine."""
+    content = read("bench/engines/bench.json")
+    found = content["tables"]["engines"]
+    rows = []
+    for cell in found["cells"]:
+        sides = []
+        for key in ("ours", "theirs"):
+            times = {v["variant"]: v["seconds"] for v in cell[key]["variants"] if v["seconds"] is not None}
+            fastest = cell[key]["fastest"]
+            sides.append(f"{milliseconds(times[fastest])} ({SHOWN[fastest]})")
+        times_fewer = f"{1 / cell['facts']['macs_ratio']:.2f}"
+        pair = f"{cell['ours']['name']} / {cell['theirs']['name']}"
+        rows.append((pair, cell["facts"]["batch"], *sides, f"**{1 / cell['ratio']:.2f}**", times_fewer))
+    columns = ("networks", "batch", "ms", "ms of the baseline", "times as fast", "times fewer multiply-adds")
+    return "\n\n".join(
+        (
+            f"**Inference, each network in its fastest engine** of globalcnn's own variants, ONNX Runtime and "
+            f"OpenVINO; medians of the same rounds. {found['notes'][0]} {hardware(content)}; "
+            f"{content['binding']}; results/bench/engines/.",
+            table(columns, rows),
+        )
+    )
+
+
+def chosen() -> str:
+    """What `optimize_for_inference` chooses, beside the fastest engine alone."""
+    content = read("bench/engines/bench.json")
+    rows = []
+    for cell in content["tables"]["engines"]["cells"]:
+        for key in ("ours", "theirs"):
+            times = {v["variant"]: v["seconds"] for v in cell[key]["variants"]}
+            best, mine = times[cell[key]["fastest"]], times["chosen"]
+            about = next(v["about"] for v in cell[key]["variants"] if v["variant"] == "chosen")
+            engines = (milliseconds(times[name]) for name in SHOWN)
+            ratio = "-" if mine is None else f"{mine / best:.2f}"
+            name, batch = cell[key]["name"], cell["facts"]["batch"]
+            rows.append((name, batch, *engines, milliseconds(mine), ratio, about))
+    unique = list(dict.fromkeys(rows))
+    return "\n\n".join(
+        (
+            f"**One network in every engine**, milliseconds, and what `optimize_for_inference` returned (its choice "
+            f"beside the fastest engine alone; the same engine timed twice differs too). {hardware(content)}; "
+            f"results/bench/engines/.",
+            table(("network", "batch", *SHOWN.values(), "chosen", "chosen / fastest", "the choice"), unique),
         )
     )
 
@@ -148,8 +198,10 @@ def marked(*sections: str) -> str:
 def sections() -> dict[str, str]:
     """The section of each page, by its path."""
     return {
-        "README.md": marked(speed()),
-        "docs/measurements.md": marked(backbones(), cifar(), speed(), demo(), rewrite(), wheels()),
+        "README.md": marked(engines()),
+        "docs/measurements.md": marked(
+            engines(), chosen(), backbones(), cifar(), speed(), demo(), rewrite(), wheels()
+        ),
     }
 
 
