@@ -20,31 +20,27 @@ from .networks import TINY, Pair
 from .results import Cell, Comparison, Progress, Settings, Side, Timed
 from .rounds import reason
 
-SMALL: tuple[Pair, ...] = (
-    ("resnet_global_cifar", "resnet32_cifar"),
-    ("resnet_depthwise_cifar", "resnet32_cifar"),
-    ("resnet_global_tiny_cifar", "resnet_tiny_cifar"),
-    ("densenet_global_cifar", "densenet_cifar"),
+Situation = tuple[Pair, tuple[int, ...], int | None]  # pair, batches, side of the images
+SITUATIONS: tuple[Situation, ...] = (
+    (("resnet_global_cifar", "resnet32_cifar"), (1, 64, 512), None),
+    (("resnet_depthwise_cifar", "resnet32_cifar"), (1, 64, 512), None),
+    (("resnet_global_tiny_cifar", "resnet_tiny_cifar"), (1, 64), None),
+    (("densenet_global_cifar", "densenet_cifar"), (1, 64), None),
+    (("mobilenetv2_global", "mobilenetv2_100"), (1,), 224),
+    (("efficientnet_b0_global", "efficientnet_b0"), (1,), 224),
 )
-LARGE: tuple[Pair, ...] = (
-    ("mobilenetv2_global", "mobilenetv2_100"),
-    ("efficientnet_b0_global", "efficientnet_b0"),
-)
-SMALL_BATCHES, LARGE_BATCHES, SIDE = (1, 64, 512), (1,), 224
 
 
 def compare_engines(settings: Settings, progress: Progress) -> Comparison:
     """The table `engines`."""
-    groups: list[tuple[Pair, int, int | None]]
-    if settings.quick:
-        groups = [(pair, 2, 16) for pair in TINY]
-    else:
-        groups = [(pair, batch, None) for pair in SMALL for batch in SMALL_BATCHES]
-        groups += [(pair, batch, SIDE) for pair in LARGE for batch in LARGE_BATCHES]
+    situations: tuple[Situation, ...] = tuple((pair, (2,), 16) for pair in TINY)
+    situations = situations if settings.quick else SITUATIONS
+    groups = [(pair, batch, side) for pair, batches, side in situations for batch in batches]
     cells = tuple(_cell(*group, settings, progress) for group in groups)
     versions = ", ".join(r.version for r in RUNTIMES.values() if r.installed) or "no engines installed"
     notes = (
-        f"{versions}, torch {torch.__version__}; float32, threads as each takes by default. Untrained weights.",
+        f"{versions}, torch {torch.__version__}; float32, threads as each takes by default, nothing compiled by "
+        "torch.compile, untrained weights.",
         "chosen: optimize_for_inference with all engines; it does not count as an engine of its own.",
     )
     return Comparison("engines", "Networks in every engine, inference", cells, notes)
@@ -62,7 +58,7 @@ def _cell(pair: Pair, batch: int, side: int | None, settings: Settings, progress
             engines=tuple(ENGINES),
             rounds=settings.rounds,
             seconds=settings.seconds,
-            compile=not settings.quick,
+            compile=False,  # a minute for each network and shape
         )
         ours, theirs = (Side(n.shown, _timed(found[n.shown], batch)) for n in networks)
         return Cell(name, ours, theirs, images=batch, facts=_facts(networks, batch))

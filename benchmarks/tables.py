@@ -30,7 +30,8 @@ TABLES: dict[str, TableInfo] = {
     "memory": TableInfo("memory of the layer in training against K", compare_memory),
     "imagenet": TableInfo("MobileNetV2 and EfficientNet-B0 at 224, batch 1, 16", compare_imagenet),
     "engines": TableInfo(
-        "networks in globalcnn, ONNX Runtime and OpenVINO, batch 1, 64, 512; at 224 batch 1", compare_engines
+        "networks in globalcnn, ONNX Runtime and OpenVINO, batch 1, 64, 512; 224 x 224 at batch 1",
+        compare_engines,
     ),
     "solvers": TableInfo("against implicit networks: Neural ODE, a reconstruction of MDEQ", compare_implicit),
 }

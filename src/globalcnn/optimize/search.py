@@ -30,7 +30,7 @@ GAIN = 0.98  # a variant must take less than this share of the time: a smaller g
 SHARE = 0.2  # of the time left that the measurement of one choice may take
 RUNS = 50
 BURST = 0.01  # seconds of a candidate in each round
-SETTLE = 0.02  # seconds of calls before them, beside engines: threads of the one before spin for a while
+SETTLE = 0.2  # seconds of calls before them, beside engines: threads of the one before spin for a while
 
 Timer = Callable[..., dict[str, Latency]]
 
