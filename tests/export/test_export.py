@@ -20,6 +20,7 @@ from globalcnn import PDE, GatedSweeps, GlobalLayer, UserError, condense
 from globalcnn.data import load_data
 from globalcnn.errors import MissingExtra
 from globalcnn.export import TARGETS, ExportReport
+from globalcnn.export.pte import keep_forever
 from globalcnn.models import load_with_card, make_card, save_weights
 from globalcnn.train import evaluate
 from tests.condense import networks
@@ -54,7 +55,8 @@ def in_engine(path: Path) -> Callable[[Tensor], Tensor]:
 
         program = Runtime.get().load_program(path)
         method = program.load_method("forward")
-        return lambda x: program and method.execute([x])[0].clone()
+        keep_forever(program, method)
+        return lambda x: method.execute([x])[0].clone()
     if path.suffix == ".onnx":
         import onnxruntime
 

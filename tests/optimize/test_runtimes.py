@@ -157,6 +157,17 @@ def test_one_image_is_tried_with_one_thread_too(tiny, images, monkeypatch):
     ]
 
 
+def test_norms_stay_folded_where_that_was_chosen(tiny, images):
+    """The engine's network has fewer weights to watch, and so has the one that runs other shapes."""
+    folded = [c for c in CHOICES if "folded" in c.name]
+    fast = search(tiny, images, choices=[*folded, *ENGINES], engines=("onnxruntime",))
+    assert fast.variant == Variant(folded=True, engine="onnxruntime")
+    with torch.no_grad():
+        for x in (images, images[:1]):
+            assert torch.allclose(fast(x), tiny(x), atol=1e-5)
+    assert "run by ONNX Runtime" in fast.report.chosen
+
+
 def test_other_dtypes_are_for_pytorch(tiny, images):
     fast = search(tiny.double(), images.double(), choices=ENGINES, engines=tuple(RUNTIMES), tolerance=1e-10)
     assert fast.report.rows == ()

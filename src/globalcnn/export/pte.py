@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -63,10 +64,9 @@ class ExecuTorch(Target):
             content = path.read_bytes()
             program = Runtime.get().load_program(content)
             method: Any = program.load_method(METHOD)
-        kept_alive = content, program  # the method points into both and does not hold them
+        keep_forever(content, program, method)
 
         def run(x: Tensor) -> list[Tensor]:
-            assert kept_alive
             # the outputs lie in the memory of the method, which the next call overwrites
             return [out.clone() for out in method.execute([x.contiguous()])]
 
@@ -77,6 +77,16 @@ class ExecuTorch(Target):
             input_shape=tuple(method.metadata.input_tensor_meta(0).sizes()),
             operators=counted(_operators(content)),
         )
+
+
+def keep_forever(*objects: object) -> None:
+    """Never free these objects of ExecuTorch, not even when Python ends.
+
+    A method points into its program, and that into the bytes of the file, without holding them: freed in
+    another order, as garbage in a cycle may be, they crash the process.
+    """
+    for thing in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def arena_of(content: bytes) -> int:
