@@ -12,7 +12,7 @@ from PIL import Image
 
 import globalcnn
 from globalcnn import PDE, GatedSweeps, GlobalLayer
-from globalcnn.models import make_card, save_weights
+from globalcnn.models import make_card, parse_source, save_weights
 from globalcnn.viz.show import evolutions, share_within
 
 FILES = ["evolution.gif", "index.html", "layers.png", "receptive_field.png"]
@@ -134,3 +134,21 @@ def test_mistakes_are_one_line(words, part, run, picture, tmp_path, monkeypatch)
     assert len(done.err.strip().splitlines()) == 1
     assert (tmp_path / "there" / "layers.png").read_text() == "mine"
     assert not (tmp_path / "show").exists()
+
+
+def test_a_network_without_forward_features(run, picture, tmp_path):
+    """The map before pooling is found by its shape."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nfrom globalcnn import GlobalLayer\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(inplace=True), GlobalLayer(8),\n"
+        "        nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
+    )
+    source = f"{tmp_path / 'net.py'}:build"
+    weights = saved(
+        tmp_path / "w.safetensors", parse_source(source).build(num_classes=10, in_chans=3), (16, 16)
+    )
+    done = run("show", weights, picture, "--model", source, "--out", tmp_path / "s")
+    assert done.status == 0, done.err
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == FILES
+    assert "without its Global layers" in done.out

@@ -188,3 +188,16 @@ def test_settings_are_checked(given, words):
         Int8(**given)
     with pytest.raises(UserTypeError):
         globalcnn.export(nn.Identity(), "x.onnx", int8="yes")
+
+
+def test_a_batch_of_more_images_than_calibrate(net, digits, tmp_path):
+    path = tmp_path / "net.onnx"
+    report = globalcnn.export(
+        net,
+        path,
+        example=torch.randn(40, 1, 28, 28),
+        data=digits,
+        int8=Int8(images=16, max_drop=100),
+        seconds=0,
+    )
+    assert report.input_shape == (40, 1, 28, 28)

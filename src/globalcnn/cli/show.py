@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from ..graph import replace_module
 from ..measure.effective_field import effective_field
 from ..models import Card, load_with_card, shown_name
 from ..nn import GlobalLayer
+from ..train.objectives_features import before_pooling, captured
 from ..train.prediction import class_names, prepared
 from ..viz.show import (
     Shown,
@@ -104,20 +106,36 @@ def _fields(model: nn.Module, card: Card, beside: Path | None) -> dict[str, Tens
     """Effective receptive fields by the name of the network."""
     size = (card.in_chans, *card.image_size)
     name = shown_name(card.label)
-    found = {name: effective_field(model, size)}
+    found = {name: effective_field(model, size, features=_features(model, size))}
     if beside is not None:
         other, told = load_with_card(beside)
         label = shown_name(told.label)
         own = (told.in_chans, *told.image_size)
-        found[label if label != name else f"{label} ({beside})"] = effective_field(other.eval(), own)
+        field = effective_field(other.eval(), own, features=_features(other, own))
+        found[label if label != name else f"{label} ({beside})"] = field
         return found
     plain = copy.deepcopy(model)
     for place, layer in [(n, m) for n, m in plain.named_modules() if isinstance(m, GlobalLayer)]:
         if layer.init is not None:  # it may change the shape of the map: the network needs it
             return found
         plain = replace_module(plain, place, new=nn.Identity())
-    found[f"{name} without its Global layers"] = effective_field(plain, size)
+    field = effective_field(plain, size, features=_features(plain, size))
+    found[f"{name} without its Global layers"] = field
     return found
+
+
+def _features(model: nn.Module, size: tuple[int, int, int]) -> Callable[[Tensor], Tensor] | None:
+    """The last feature map of a network that has no `forward_features`; None where it has."""
+    if hasattr(model, "forward_features"):
+        return None
+    name = before_pooling(model, model, torch.zeros(1, *size))
+
+    def features(images: Tensor) -> Tensor:
+        with captured(model, outputs={name}, copied=False) as (_, maps):
+            model(images)
+        return maps[name]
+
+    return features
 
 
 def _facts(

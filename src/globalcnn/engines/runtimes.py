@@ -62,7 +62,11 @@ class Runtime(ABC):
     @property
     def version(self) -> str:
         """Name and version, as in reports."""
-        return f"{self.shown} {metadata.version(self.package)}"
+        try:
+            told = metadata.version(self.package)
+        except metadata.PackageNotFoundError:  # a build under another name, such as onnxruntime-gpu
+            told = str(importlib.import_module(self.package).__version__)
+        return f"{self.shown} {told}"
 
     @abstractmethod
     def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:

@@ -112,18 +112,25 @@ def quantised(
     name = proto.graph.input[0].name
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
-        quantize_static(
-            proto,
-            path,
-            _Reader(name, _batches(data, how, batch)),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(OPERATORS),
-            per_channel=True,
-            reduce_range=how.reduces(),
-            nodes_to_exclude=stay,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        reader = _Reader(name, _batches(data, how, batch))
+        try:
+            quantize_static(
+                proto,
+                path,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(OPERATORS),
+                per_channel=True,
+                reduce_range=how.reduces(),
+                nodes_to_exclude=stay,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        except UserError:  # of the data
+            raise
+        except Exception as error:  # a graph that the quantiser does not take raises many kinds
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"the network cannot be quantised by ONNX Runtime: {lines[0][:200]}") from error
         made = onnx.load(path)
     del made.metadata_props[:]  # a word of the tool's, not JSON
     made.metadata_props.add(key="int8", value=json.dumps(how.facts()))
@@ -146,8 +153,7 @@ def _batches(data: DataSource, how: Int8, batch: int | None) -> Iterator[Tensor]
     loader = data.loader("train", how.images, shuffle=True, seed=how.seed, skip_damaged=True)
     images, _ = next(iter(loader))
     for i in range(0, len(images), size):
-        part = images[i : i + size]
-        yield part if len(part) == size else torch.cat([part, images[: size - len(part)]])
+        yield images[torch.arange(i, i + size) % len(images)]
 
 
 class _Reader:

@@ -48,7 +48,7 @@ def latency(
     Every round calls each candidate, in an order that reverses from round to round, so that a slow phase of
     the machine falls on all of them. It calls once; with `burst`, for so many seconds, and the time is the
     mean: a short single call would run with caches that hold the data of the candidate called before, unlike
-    a network in use. With `settle`, calls for so many seconds come before each turn and are not timed: the
+    a network in use. With `settle`, calls for so many seconds come before each, not timed: the
     threads of a library called before may hold the cores for a while. `warmup` rounds are not timed; then
     follow `runs` rounds, fewer if `seconds` have passed before, but at least `least`. Calls are made in
     inference mode, modules in eval mode (their flags and buffers are restored); on an accelerator the clock

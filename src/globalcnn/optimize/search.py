@@ -194,7 +194,8 @@ class Search:
             return Row(name, "not tried: the time was up")
         began = time.perf_counter()
         try:
-            run = OptimizedModel(self._module(variant), variant, self.example, onnx=self.onnx)
+            onnx = None if variant.engine is None else self.onnx
+            run = OptimizedModel(self._module(variant), variant, self.example, onnx=onnx)
             found = self._compared(run)
             trouble = None if found else f"dropped: {found.disagreement}"
         except Exception as error:  # a variant that fails on this machine is not a reason to stop
