@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -19,12 +18,11 @@ from globalcnn.errors import UserError
 def test_a_quick_run_of_every_table(run, tmp_path, monkeypatch):
     pytest.importorskip("torchdiffeq")
     monkeypatch.setattr(machine, "load_averages", lambda: [64.0, 1.0, 1.0])
-    words = [word for word in TABLES if word != "engines"]
-    done = run("bench", "--quick", "--out", tmp_path / "b", "--rounds", 1, "--tables", *words)
+    done = run("bench", "--quick", "--out", tmp_path / "b", "--rounds", 1)
     assert done.status == 0, done.err
     assert "warning: other work runs on this machine" in done.out
     facts = json.loads((tmp_path / "b" / "bench.json").read_text())
-    assert list(facts["tables"]) == words
+    assert list(facts["tables"]) == list(TABLES)
     assert facts["quick"] is True
     assert facts["loaded"] is True
     assert facts["load_before"] == [64.0, 1.0, 1.0]
@@ -46,26 +44,6 @@ def test_a_quick_run_of_every_table(run, tmp_path, monkeypatch):
     ode = facts["tables"]["solvers"]["cells"][0]
     assert ode["facts"]["theirs_evaluations"] > 0
     assert "evaluations of its function" in done.out
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_engines(tmp_path):
-    """In a process of its own: the engines' threads stay, and loaders in other tests fork."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("openvino")
-    out = tmp_path / "b"
-    words = ["bench", "--quick", "--rounds", "1", "--tables", "engines", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "globalcnn", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (cell,) = json.loads((out / "bench.json").read_text())["tables"]["engines"]["cells"]
-    assert cell["failure"] == ""
-    for key in ("ours", "theirs"):
-        names = [v["variant"] for v in cell[key]["variants"]]
-        assert names == ["globalcnn", "onnxruntime", "openvino", "chosen"]
-        assert all(v["seconds"] > 0 for v in cell[key]["variants"]), cell
-        assert cell[key]["fastest"] != "chosen"
 
 
 def test_chosen_tables_threads_and_overwriting(run, tmp_path, monkeypatch):

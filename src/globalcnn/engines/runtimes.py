@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -95,6 +96,27 @@ class OnnxRuntime(Runtime):
         return Session(self.version, run, given.name, named_axes(given.shape))
 
 
+def openvino_core() -> Any:
+    """The `openvino.Core` of this process, made once and never freed.
+
+    Its plugin for the CPU gives the thread that loads it another stack for signals, and takes that back when
+    the core is freed. Of several cores, freed in another order than they were made, the thread is left with a
+    stack that is gone, and the next signal that has a handler ends the process.
+    """
+    import openvino
+
+    with _MAKING:
+        core = _CORES.get(os.getpid())
+        if core is None:
+            core = _CORES[os.getpid()] = openvino.Core()
+            core.set_property({"ENABLE_MMAP": False})  # a file may still be moved
+        return core
+
+
+_CORES: Final[dict[int, Any]] = {}  # by process: after a fork the threads of the parent's are missing
+_MAKING: Final = threading.Lock()
+
+
 @final
 class OpenVino(Runtime):
     """OpenVINO on the CPU. On its own it would compute in bfloat16 where there is that: it is told not to."""
@@ -102,10 +124,7 @@ class OpenVino(Runtime):
     name, shown, package, extra = "openvino", "OpenVINO", "openvino", "openvino"
 
     def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
-        import openvino
-
-        core = openvino.Core()
-        core.set_property({"ENABLE_MMAP": False})  # a file may still be moved
+        core = openvino_core()
         made = core.read_model(content)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from ..engines import RUNTIMES, quiet
 from ..engines.onnx_file import named_axes, nodes_of, onnx_proto
+from ..engines.runtimes import openvino_core
 from ..files import atomic_write
 from ..measure.agreement import tensors_in
 from .pte import ExecuTorch
@@ -77,18 +78,14 @@ class OpenVino(Target):
         """The network to `path`, weights in float32 beside it; `about` as JSON in its rt_info."""
         import openvino
 
-        made = openvino.Core().read_model(as_onnx(program).SerializeToString())
+        made = openvino_core().read_model(as_onnx(program).SerializeToString())
         for key, value in about.items():
             made.set_rt_info(json.dumps(value, ensure_ascii=False), ["globalcnn", key])
         openvino.save_model(made, path, compress_to_fp16=False)
 
     def load(self, path: Path) -> Loaded:
         """The network, compiled for the CPU."""
-        import openvino
-
-        core = openvino.Core()
-        core.set_property({"ENABLE_MMAP": False})  # the file is still to be moved
-        kinds = [op.get_type_name() for op in core.read_model(path).get_ordered_ops()]
+        kinds = [op.get_type_name() for op in openvino_core().read_model(path).get_ordered_ops()]
         operators = counted(k for k in kinds if k not in ("Parameter", "Constant", "Result"))
         return Loaded(**vars(RUNTIMES["openvino"].load(path)), operators=operators)
 
