@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import timm
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from globalcnn import GlobalLayer, create_model
+from globalcnn.engines.program import exported_program
 from globalcnn.graph import fold_batch_norms
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -282,3 +285,28 @@ def test_a_forward_that_was_replaced_on_the_class_is_respected(monkeypatch):
     forward = nn.Conv2d.forward
     monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: forward(self, x) + 1)
     assert fold_batch_norms(settle(Plain())).norms == ()
+
+
+class Meanwhile(Plain):
+    """Has another network called by another thread while its own forward is traced."""
+
+    found: ClassVar[list[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            self.found.append(pool.submit(OTHER, IMAGES).result())
+        return super().forward(x)
+
+
+OTHER = nn.Sequential(settle(Plain()), nn.ReLU()).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    "trace", [fold_batch_norms, lambda model: exported_program(model, IMAGES, dynamic=False)]
+)
+def test_networks_that_other_threads_call_while_one_is_traced_run_as_ever(trace):
+    wanted = OTHER(IMAGES)
+    Meanwhile.found.clear()
+    trace(settle(Meanwhile()))
+    assert Meanwhile.found
+    assert all(torch.equal(one, wanted) for one in Meanwhile.found)

@@ -16,6 +16,7 @@ from torch.fx.experimental import _config
 
 from ..errors import UserError
 from ..graph.deployed import for_engines
+from ..graph.folding import TRACING
 from ..models import NamedSource, model_info, source_of
 from ..models.registry import list_models
 from ..nn import GlobalLayer
@@ -41,8 +42,8 @@ def exported_program(
         example = example if len(example) > 1 else torch.cat([example, example])  # 1 would stay 1
         axes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     try:
-        made = for_engines(network, example).eval()
-        with quiet(), torch.no_grad(), tracing.patch(backed_size_oblivious=not ones):
+        with TRACING, quiet(), torch.no_grad(), tracing.patch(backed_size_oblivious=not ones):
+            made = for_engines(network, example).eval()
             program = torch.export.export(made, (example,), dynamic_shapes=axes, strict=False)
     except Exception as error:  # the tracer runs a user's forward
         raise UserError(_why_not(network, error, dynamic)) from error

@@ -8,6 +8,7 @@ their weights, and both are PyTorch's own classes without hooks, parametrisation
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -211,25 +212,37 @@ class _Work:
         )
 
 
+# a tracer replaces nn.Module's own methods, and puts back what it found: not two of them at once
+TRACING = threading.RLock()
+
+
 class _Tracer(torch.fx.Tracer):
     """Traces a forward down to PyTorch's layers, Global and implicit layers, timm's leaf modules, and modules
-    that a user altered."""
+    that a user altered. Networks that other threads call meanwhile run as ever."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))  # type: ignore[no-untyped-call]
         self.leaves = (*_LEAVES, *get_notrace_modules())  # type: ignore[no-untyped-call]
         self._read: set[int] = set()
+        self._thread = threading.get_ident()
 
     def trace_cleanly(self, root: nn.Module) -> torch.fx.Graph:
         """The graph of `root`; its forward's writes to attributes are undone, since they hold
         placeholders."""
         before = [(m, dict(vars(m))) for m in root.modules()]
         try:
-            return self.trace(root)
+            with TRACING:
+                return self.trace(root)
         finally:
             for module, attributes in before:
                 vars(module).clear()
                 vars(module).update(attributes)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of any module of the process while this one traces."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Whether calls of `module` are one node of the graph."""
@@ -237,6 +250,8 @@ class _Tracer(torch.fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """An attribute of a module that a traced forward reads: tensors are recorded."""
+        if threading.get_ident() != self._thread:
+            return attr_val
         if isinstance(attr_val, Tensor):
             self._read.add(id(attr_val))
         return super().getattr(attr, attr_val, parameter_proxy_cache)
