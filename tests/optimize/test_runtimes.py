@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrize
 
 from globalcnn import UserError, optimize_for_inference
 from globalcnn.engines import RUNTIMES, checked_runtimes
@@ -58,9 +61,11 @@ def test_the_engine_runs_the_shape_of_the_example_and_pytorch_the_others(fast, t
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("how", ["in place", "loaded", "replaced", "hook", "converted"])
+@pytest.mark.parametrize(
+    "how", ["in place", "loaded", "replaced", "layer", "parametrised", "hook", "hook on all", "converted"]
+)
 def test_changed_weights_are_never_stale(how, fast, images):
-    calls = counted(fast, images)
+    calls, handles = counted(fast, images), []
     convolution = next(m for m in fast.model.modules() if isinstance(m, nn.Conv2d))
     if how == "in place":
         convolution.weight.mul_(0.5)
@@ -68,13 +73,60 @@ def test_changed_weights_are_never_stale(how, fast, images):
         fast.load_state_dict({k: v * 0.5 if v.ndim else v for k, v in fast.state_dict().items()})
     elif how == "replaced":
         convolution.weight = nn.Parameter(convolution.weight * 0.5, requires_grad=False)
+    elif how == "layer":
+        fast.model.fc = nn.Linear(fast.model.fc.in_features, 7).requires_grad_(False)
+    elif how == "parametrised":
+        parametrize.register_parametrization(convolution, "weight", nn.Tanh())
     elif how == "hook":
         convolution.register_forward_hook(lambda module, inputs, output: output * 2)
+    elif how == "hook on all":
+        handles.append(register_module_forward_hook(lambda module, inputs, output: output * 1.5))
     else:
         fast.double()
         images = images.double()
-    assert torch.equal(fast(images), fast.model(images))
+    try:
+        found, wanted = fast(images), fast.model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert torch.equal(found, wanted * 1.5 if handles else wanted)
     assert calls == []
+
+
+@torch.no_grad()
+def test_what_is_put_back_is_the_same_network_again(fast, tiny, images):
+    calls = counted(fast, images)
+    weights = {k: v * 0.5 if v.ndim else v for k, v in fast.model.state_dict().items()}
+    assert torch.equal(
+        torch.func.functional_call(fast, {f"model.{k}": v for k, v in weights.items()}, images),
+        torch.func.functional_call(fast.model, weights, images),
+    )
+    assert calls == []
+    handle = fast.model.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert torch.allclose(fast(images), 2 * tiny(images), atol=1e-5)
+    handle.remove()
+    assert calls == []
+    assert torch.allclose(fast(images), tiny(images), atol=1e-5)
+    assert calls == [4]
+
+
+@torch.no_grad()
+def test_hooks_on_the_optimised_network_itself(fast, tiny, images):
+    fast(images)
+    fast.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert torch.allclose(fast(images), 2 * tiny(images), atol=1e-5)
+    assert torch.allclose(fast(x=images), 2 * tiny(images), atol=1e-5)
+
+
+@torch.no_grad()
+def test_where_operations_are_recorded_the_network_is(fast, images):
+    fast(images)
+    for graph in (make_fx(fast)(images), torch.export.export(fast, (images,)).module()):
+        assert torch.allclose(graph(images + 1), fast.model(images + 1), atol=1e-5)
+    traced = torch.jit.trace(fast, images, check_trace=False)
+    assert torch.allclose(traced(images + 1), fast.model(images + 1), atol=1e-5)
+    compiled = torch.compile(fast, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(images + 1), fast.model(images + 1), atol=1e-5)
 
 
 @torch.no_grad()

@@ -14,56 +14,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..engines import RUNTIMES, exported_program
 from ..engines.onnx_file import onnx_proto
 from ..errors import UserError
+from .snapshot import Snapshot
 
 _COMPILING = threading.Lock()  # settings of the compiler are global
-
-
-class Snapshot:
-    """What compiled code assumes constant in a network: its tensors, and that there are no hooks.
-
-    It detects tensors that are replaced, written in place or swapped by `torch.func.functional_call`, and
-    hooks that are registered later; it does not detect writes through `.data`.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        held = [tensors for m in modules for tensors in (m._parameters, m._buffers)]
-        self._held = [tensors for tensors in held if tensors]
-        tensors = [t for of_one in self._held for t in of_one.values()]
-        self._counting = [t for t in tensors if t is not None and not t.is_inference()]
-        hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
-        self._without_hooks = [h for h in hooks if not h]
-        self._kept = tensors  # keeps them alive, so that no new tensor gets the id of one of them
-        self._state = self._now()
-
-    def _now(self) -> tuple[list[int], list[int]]:
-        identities = [id(t) for tensors in self._held for t in tensors.values()]
-        return identities, [t._version for t in self._counting]
-
-    def holds(self) -> bool:
-        """Whether nothing has changed."""
-        return not any(self._without_hooks) and self._now() == self._state
 
 
 @dataclass(frozen=True)
 class Compiled:
     """Compiled code, what it assumes constant, and a note on a fallback, or None. process: the only one that
-    it works in: the threads of a runtime do not survive a fork.
+    it works in: the threads of a runtime do not survive a fork. shape: of the batches that a runtime takes.
     """
 
     call: Callable[[Tensor], Any]
     constants: Snapshot
     note: str | None = None
     process: int | None = None
+    shape: torch.Size | None = None
 
     def holds(self) -> bool:
         """Whether it may be called: nothing that it assumes has changed."""
         return self.process in (None, os.getpid()) and self.constants.holds()
+
+    def takes(self, x: Any) -> bool:
+        """Whether a runtime may be called for `x` without further checks. Each test takes time in a small
+        network's call: what is rare is left to the full checks.
+        """
+        return (
+            type(x) is Tensor
+            and torch._C._get_tracing_state() is None
+            and x.shape == self.shape
+            and x.dtype is torch.float32
+            and x.is_cpu
+            and not x.requires_grad
+            and not torch.compiler.is_compiling()
+            and torch._C._len_torch_dispatch_stack() == 0
+            and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0
+            and not torch.is_autocast_enabled("cpu")
+            and self.holds()
+        )
 
 
 def separately(module: nn.Module) -> Callable[[Tensor], Any]:
@@ -125,12 +120,12 @@ def onnx_bytes(model: nn.Module, x: Tensor) -> bytes:
 
 
 def in_runtime(
-    model: nn.Module, x: Tensor, name: str, *, threads: int, onnx: Callable[[], bytes] | None = None
+    model: nn.Module, x: Tensor, name: str, *, threads: int | None, onnx: Callable[[], bytes] | None = None
 ) -> Compiled:
     """The network in a runtime, for batches of the shape of `x` (N, C, H, W), float32, on the CPU.
 
-    onnx: gives its ONNX model, if it is there already. Raises `UserError` for a network that cannot be
-    written as ONNX, or returns something else than tensors.
+    threads: at most so many; None: what the runtime takes; onnx: gives its ONNX model, if it is there already.
+    Raises `UserError` for a network that cannot be written as ONNX, or returns something else than tensors.
     """
     constants = Snapshot(model)
     leaves, structure = tree_flatten(model(x))
@@ -139,13 +134,19 @@ def in_runtime(
     content = onnx_bytes(model, x) if onnx is None else onnx()
     session = RUNTIMES[name].load(content, threads=threads)
 
-    def call(x: Tensor) -> Any:
-        found = session.run(x.detach().contiguous())
-        if len(found) != len(leaves):
-            raise UserError(f"{session.engine} returns {len(found)} outputs instead of {len(leaves)}")
-        return tree_unflatten(found, structure)
+    found = session.run(x)
+    if len(found) != len(leaves):
+        raise UserError(f"{session.engine} returns {len(found)} outputs instead of {len(leaves)}")
+    if structure == tree_flatten(leaves[0])[1]:  # a tensor alone
 
-    return Compiled(call, constants, process=os.getpid())
+        def call(x: Tensor) -> Any:
+            return session.run(x.contiguous())[0]
+    else:
+
+        def call(x: Tensor) -> Any:
+            return tree_unflatten(session.run(x.contiguous()), structure)
+
+    return Compiled(call, constants, process=os.getpid(), shape=x.shape)
 
 
 def _import_quietly(name: str) -> None:

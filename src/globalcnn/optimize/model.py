@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -58,8 +59,19 @@ class OptimizedModel(nn.Module):
         size = min(variant.piece or len(example), len(example))
         self._compiled_for: tuple[object, ...] | None = self._kind(self._in_order(example[:size]))
         self.__dict__["_compiled"] = None  # past nn.Module, which would make it a submodule
+        self.__dict__["_ready"] = None  # an engine, once it is made, while nothing forbids it
         self.__dict__["_onnx"] = onnx
         self.eval()
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """As for any module; where an engine runs, nothing stands between."""
+        own = self.__dict__
+        ready: Compiled | None = own["_ready"]
+        if ready is not None and len(inputs) == 1 and not named:
+            hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
+            if not hooks and ready.takes(inputs[0]):
+                return ready.call(inputs[0])
+        return super().__call__(*inputs, **named)
 
     def forward(self, x: Tensor) -> Any:
         """The network's output for `x`, without gradients."""
@@ -135,13 +147,14 @@ class OptimizedModel(nn.Module):
             with _MAKING:  # tracing is not for several threads at once
                 compiled = self.__dict__["_compiled"] or self._make(x)
                 self.__dict__["_compiled"], self.engine_note = compiled, compiled.note
-        return compiled.call(x) if compiled.holds() else self.model(x)
+                self.__dict__["_ready"] = None if self.variant.engine is None else compiled
+        return compiled.call(x.detach()) if compiled.holds() else self.model(x)
 
     def _make(self, x: Tensor) -> Compiled:
         variant, onnx = self.variant, self.__dict__["_onnx"]
         if variant.engine is None:
             return compile_for(self.model, x)
-        threads = 1 if variant.one_thread else torch.get_num_threads()
+        threads = 1 if variant.one_thread else _threads()
         self.__dict__["_onnx"] = None
         with torch.inference_mode(False), torch.no_grad():  # it cannot be traced in inference mode
             return in_runtime(self.model, x.clone(), variant.engine, threads=threads, onnx=onnx)
@@ -154,31 +167,45 @@ class OptimizedModel(nn.Module):
             )
         return super().train(False)
 
+    def _never_again(self) -> None:
+        """No compiled code and no engine from now on."""
+        self._compiled_for = None
+        self.__dict__["_ready"] = None
+
     def _apply(self, fn: Any, recurse: bool = True) -> OptimizedModel:
         before = [(t.data_ptr(), t.dtype) for t in self.state_dict().values()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if [(t.data_ptr(), t.dtype) for t in self.state_dict().values()] != before:
-            self._compiled_for = None
+            self._never_again()
         like = fn(torch.empty(0, dtype=self._dtype, device=self._device))
         self._dtype, self._device = like.dtype, like.device
         return self
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         """As for any module; names and values are those of the optimised network."""
-        self._compiled_for = None
+        self._never_again()
         return super().load_state_dict(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "_onnx": None}  # compiled again where it is loaded
+        # compiled again where it is loaded
+        return {**self.__dict__, "_compiled": None, "_ready": None, "_onnx": None}
 
     def extra_repr(self) -> str:
         """The variant."""
         return str(self.variant)
 
 
+def _threads() -> int | None:
+    """How many threads an engine gets: PyTorch's number, or where nobody set that, what the engine takes."""
+    ours = torch.get_num_threads()
+    return None if ours == len(os.sched_getaffinity(0)) else ours
+
+
 def _is_traced(x: Any) -> bool:
     """Whether the call only records operations: then the network must be recorded, not its engine."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        return True
+    if torch._C._len_torch_dispatch_stack():  # make_fx, counts of operations
         return True
     return isinstance(x, torch.fx.Proxy) or (isinstance(x, Tensor) and type(x) not in (Tensor, nn.Parameter))
 
