@@ -124,7 +124,7 @@ def in_runtime(
 ) -> Compiled:
     """The network in a runtime, for batches of the shape of `x` (N, C, H, W), float32, on the CPU.
 
-    threads: at most so many; None: what the runtime takes; onnx: gives its ONNX model, if it is there already.
+    threads: at most so many; None: what the runtime takes; onnx: gives its ONNX model, if there is one.
     Raises `UserError` for a network that cannot be written as ONNX, or returns something else than tensors.
     """
     constants = Snapshot(model)
