@@ -78,7 +78,12 @@ def latencies_of(
             about = found[name][engine] = {"seconds": None, "failure": ""}
             try:
                 run, about["about"] = prepared(
-                    model, example, engine, compile=compile, search_seconds=SEARCH, file=files[name]
+                    model,
+                    example,
+                    engine,
+                    compile=compile,
+                    search_seconds=SEARCH_ALL if compile else SEARCH,
+                    file=files[name],
                 )
                 with torch.inference_mode():
                     agreement = compare_outputs(run(example), wanted[name], tolerance=TOLERANCE)

@@ -20,6 +20,7 @@ from .networks import TINY, Pair
 from .results import Cell, Comparison, Progress, Settings, Side, Timed
 from .rounds import reason
 
+COMPILED = 512  # images of a batch from which on torch.compile is tried: it takes minutes for deep networks
 Situation = tuple[Pair, tuple[int, ...], int | None]  # pair, batches, side of the images
 SITUATIONS: tuple[Situation, ...] = (
     (("resnet_global_cifar", "resnet32_cifar"), (1, 64, 512), None),
@@ -39,8 +40,8 @@ def compare_engines(settings: Settings, progress: Progress) -> Comparison:
     cells = tuple(_cell(*group, settings, progress) for group in groups)
     versions = ", ".join(r.version for r in RUNTIMES.values() if r.installed) or "no engines installed"
     notes = (
-        f"{versions}, torch {torch.__version__}; float32, threads as each takes by default, nothing compiled by "
-        "torch.compile, untrained weights.",
+        f"{versions}, torch {torch.__version__}; float32, threads as each takes by default, torch.compile "
+        f"tried from batches of {COMPILED} on, untrained weights.",
         "chosen: optimize_for_inference with all engines; it does not count as an engine of its own.",
     )
     return Comparison("engines", "Networks in every engine, inference", cells, notes)
@@ -58,7 +59,7 @@ def _cell(pair: Pair, batch: int, side: int | None, settings: Settings, progress
             engines=tuple(ENGINES),
             rounds=settings.rounds,
             seconds=settings.seconds,
-            compile=False,  # a minute for each network and shape
+            compile=batch >= COMPILED,
         )
         ours, theirs = (Side(n.shown, _timed(found[n.shown], batch)) for n in networks)
         return Cell(name, ours, theirs, images=batch, facts=_facts(networks, batch))
