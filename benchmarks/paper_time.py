@@ -59,7 +59,7 @@ def prepared(name: str, example: Tensor, seconds: float) -> tuple[Run, dict[str,
     counted = count(model, tuple(example.shape[1:]))
     found: dict[str, Any] = {"parameters": counted.params, "macs": counted.macs}
     if name == IMPLICIT:  # no engine takes a solver, and a search takes hours
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
         return OptimizedModel(model, SOLVED, example), {**found, "how": f"PyTorch, {SOLVED}"}
     fast = optimize_for_inference(model, example, seconds=seconds)
     return fast, {**found, "how": fast.report.chosen if fast.report is not None else ""}
