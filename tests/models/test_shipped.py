@@ -10,8 +10,10 @@ import timm
 import torch
 
 from globalcnn import UserError, create_model
+from globalcnn.measure import count
 from globalcnn.models import load_with_card
-from globalcnn.models.shipped import CLAIMS, shipped_names, shipped_weights, weights_folder
+from globalcnn.models.shipped import shipped_card, shipped_names, shipped_weights, weights_folder
+from globalcnn.train import Recipe
 
 FOLDER = weights_folder()
 ROOT = Path(__file__).parents[2]
@@ -62,16 +64,28 @@ def test_another_head():
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
 
-def test_each_has_a_claim_with_a_result(row):
-    claims = json.loads((FOLDER / CLAIMS).read_text())
-    assert set(claims) == set(shipped_names())
-    claim = claims[row]
-    told = json.loads((ROOT / claim["result"]).read_text())
-    assert claim["test_accuracy"] == told["test_accuracy"]
-    assert (claim["seed"], claim["epochs"]) == (told["seed"], told["epochs"])
-    _, card = load_with_card(FOLDER / f"{row}.safetensors")
+def test_each_has_a_claim_with_results(row):
+    about = shipped_card(row)
+    assert about["test_accuracy"].keys() == {str(seed) for seed in about["seeds"]}
+    told = json.loads((ROOT / about["result"]).read_text())
+    runs = {str(run["seed"]): run for run in told.get("runs", [told])}
+    for seed, accuracy in about["test_accuracy"].items():
+        assert accuracy == runs[seed]["test_accuracy"]
+        assert Recipe.from_dict(runs[seed]["recipe"]) == Recipe().replace(**about["recipe"])
+    assert row == f"{about['network']}-{about['data']}"
+    mean = sum(about["test_accuracy"].values()) / len(about["seeds"])
+    assert f"{100 * mean:.2f} %" in about["claim"]
+    assert f"{about['hours']:.1f} hours" in about["claim"]
+
+
+def test_each_card_fits_its_weights(row):
+    about = shipped_card(row)
+    model, card = load_with_card(FOLDER / f"{row}.safetensors")
+    counted = count(model, (card.in_chans, *card.image_size))
+    assert (counted.params, counted.macs) == (about["parameters"], about["macs"])
     assert len(card.classes) == card.num_classes
     assert len(card.mean) == len(card.std) == card.in_chans
+    assert about["licence"]
 
 
 def test_they_are_small():

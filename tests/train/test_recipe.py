@@ -140,3 +140,33 @@ def test_digits_are_not_flipped_by_default():
     assert suited_to(find_recipe("modern"), "cifar10").flip
     assert suited_to(find_recipe("modern"), "reach-curve").crop_padding == 2
     assert suited_to(find_recipe("resnet_cifar"), "digits").flip
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_recipe_from_a_file(nested, tmp_path):
+    path = tmp_path / "mine.json"
+    values = {"epochs": 3, "milestones": [1, 2], "schedule": "step"}
+    path.write_text(json.dumps({"seed": 1, "recipe": values} if nested else values))
+    found = find_recipe(str(path))
+    assert found == Recipe(name="mine", epochs=3, milestones=(1, 2), schedule="step")
+    path.write_text(json.dumps({"recipe": RECIPES["mnist"].as_dict()}))
+    assert find_recipe(str(path)) == RECIPES["mnist"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "holds no recipe"),
+        ('{"recipe": 3}', "holds no recipe"),
+        ('{"epocs": 3}', "unknown recipe field 'epocs'; did you mean 'epochs'"),
+        ('{"epochs": "3"}', "epochs='3'"),
+        ("{", "not a JSON file"),
+        (None, "cannot read"),
+    ],
+)
+def test_files_that_hold_no_recipe(text, words, tmp_path):
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        find_recipe(str(path))

@@ -141,7 +141,8 @@ RecipeOptions: Any = _recipe_options()
 RecipeName = Annotated[
     str,
     tyro.conf.arg(
-        help="Name of a recipe: modern (short); published (what the model was published with); or "
+        help="A recipe: modern (short); published (what the model was published with); a .json file, such as "
+        "the run.json of a run or a card in weights/; or "
         + ", ".join(name for name in RECIPES if name != "modern")
     ),
 ]

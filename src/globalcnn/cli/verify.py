@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from ..data import load_data
 from ..errors import UserError, unknown_name
-from ..files import read_json
 from ..models import load_with_card
-from ..models.shipped import CLAIMS, shipped_names, weights_folder
+from ..models.shipped import shipped_card, shipped_names, weights_folder
 from ..train import as_trained, evaluate
 from ..train.setting_up import checked_device, make_accelerator
 from .console import percent, say, table
@@ -45,20 +44,20 @@ def run(args: Args) -> None:
     folder = weights_folder()
     if folder is None:
         raise UserError("this installation came without trained weights")
-    claims: dict[str, dict[str, Any]] = read_json(folder / CLAIMS)
     for row in args.rows:
         if row not in shipped_names():
             raise unknown_name("row", row, shipped_names())
     device = make_accelerator(args.device, "no").device
     rows, broken = [], []
     for name in args.rows or shipped_names():
-        claim = claims[name]
+        about = shipped_card(name, folder)
+        claim = about["test_accuracy"][str(about["shipped_seed"])]
         model, card = load_with_card(folder / f"{name}.safetensors")
-        data, numbers = as_trained(card, load_data(claim["data"], data_dir=args.data_dir))
+        data, numbers = as_trained(card, load_data(about["data"], data_dir=args.data_dir))
         loader = data.loader("test", args.batch_size, shuffle=False, device=device)
         found = evaluate(model.to(device), loader, card.num_classes, labels_as=numbers)
-        holds = found.accuracy >= claim["test_accuracy"] - TOLERANCE
-        told, measured = percent(claim["test_accuracy"]), percent(found.accuracy)
+        holds = found.accuracy >= claim - TOLERANCE
+        told, measured = percent(claim), percent(found.accuracy)
         rows.append((name, told, measured, "holds" if holds else "does not hold"))
         if not holds:
             broken.append(name)

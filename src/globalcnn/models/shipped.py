@@ -1,4 +1,5 @@
-"""Trained weights that come with the library: `<network>-<data>.safetensors` in one folder.
+"""Trained weights that come with the library: `<network>-<data>.safetensors` in one folder, and in
+the `.json` of that name what they were trained by and measured at.
 
 In a wheel they are in the package; in a checkout, or an editable install of one, in weights/ at its root. No
 file is downloaded.
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from ..errors import UserError
+from ..files import read_json
 
-CLAIMS: Final = "claims.json"  # beside the files: what each was measured at
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "weights", _PACKAGE.parents[1] / "weights")
 
@@ -21,7 +22,7 @@ _PLACES = (_PACKAGE / "weights", _PACKAGE.parents[1] / "weights")
 @cache
 def weights_folder() -> Path | None:
     """The folder of the weights; None where the library came without them."""
-    return next((place for place in _PLACES if (place / CLAIMS).is_file()), None)
+    return next((place for place in _PLACES if any(place.glob("*-*.safetensors"))), None)
 
 
 @cache
@@ -45,6 +46,17 @@ def shipped_weights(name: str) -> Mapping[str, Path]:
 def shipped_names() -> tuple[str, ...]:
     """Each file of trained weights as "network-data"."""
     return tuple(f"{name}-{data}" for name, found in _found().items() for data in found)
+
+
+def shipped_card(row: str, folder: Path | None = None) -> dict[str, Any]:
+    """The claim of a row ("network-data") and the recipe behind it: `test_accuracy` by seed, `shipped_seed`,
+    `network`, `data`, `recipe` (fields that differ from the modern one), hours, hardware, size.
+    """
+    place = folder or weights_folder()
+    if place is None:
+        raise UserError("this installation came without trained weights")
+    card: dict[str, Any] = read_json(place / f"{row}.json")
+    return card
 
 
 def shipped_path(name: str, data: str) -> Path | None:

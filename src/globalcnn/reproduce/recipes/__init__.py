@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ...errors import UserError, unknown_name
+from ...files import read_json
 from ...train.recipe import Recipe
 from . import cifar, imagenet, mnist
 
@@ -14,9 +17,11 @@ PUBLISHED_FOR: dict[str, str] = {**cifar.MODELS, **mnist.MODELS, **imagenet.MODE
 
 
 def find_recipe(name: str, model: str | None = None) -> Recipe:
-    """The recipe called `name`; "published" means the one that `model` was published with.
+    """The recipe called `name`; "published" means the one that `model` was published with, and the path of a
+    .json file the one in it: its fields, or those under "recipe", as in a run folder's run.json and the cards
+    of weights. Fields that are not there are the modern recipe's.
 
-    Raises `UserError` for an unknown name, or where nothing was published for `model`.
+    Raises `UserError` for an unknown name, a file without one, or where nothing was published for `model`.
 
     >>> find_recipe("published", "resnet_global_cifar").batch_size
     32
@@ -27,6 +32,16 @@ def find_recipe(name: str, model: str | None = None) -> Recipe:
                 f"no recipe was published for model {model!r}; choose one by name: {', '.join(RECIPES)}"
             )
         return RECIPES[PUBLISHED_FOR[model]]
+    if name.endswith(".json"):
+        return _recipe_in(name)
     if name not in RECIPES:
         raise unknown_name("recipe", name, [*RECIPES, "published"])
     return RECIPES[name]
+
+
+def _recipe_in(path: str) -> Recipe:
+    content = read_json(path)
+    values = content.get("recipe", content) if isinstance(content, dict) else None
+    if not isinstance(values, dict):
+        raise UserError(f'{path!r} holds no recipe: a JSON object of its fields, or one under "recipe"')
+    return Recipe.from_dict({"name": Path(path).stem, **values})

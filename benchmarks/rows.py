@@ -1,0 +1,197 @@
+"""Trains the rows of weights/: networks whose weights come with the library, each by the recipe of its card.
+
+    python -m benchmarks.rows ROW [ROW ...] --data-dir DIR --runs RUNS
+    python -m benchmarks.rows ROW [ROW ...] --runs RUNS --collect
+
+A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (the fields that differ from the modern
+recipe) and `shipped_seed`. Each training keeps its state in RUNS/ROW-seedSEED after every epoch, and the same command
+continues where the last one stopped. `--collect` writes results/rows/ROW.json, copies the weights after the last
+epoch of the seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. No
+setting was chosen by test accuracy: 10 % of the training images are held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from globalcnn import create_model
+from globalcnn.data import load_data
+from globalcnn.errors import UserError
+from globalcnn.files import read_json, write_json
+from globalcnn.measure import count
+from globalcnn.models import load_with_card
+from globalcnn.train import Recipe, train
+
+from .pages import RESULTS, ROOT, put, table
+from .stretches import EndsAt, OutOfTime
+
+WEIGHTS = ROOT / "weights"
+START, END = "<!-- rows: written by python -m benchmarks.rows -->", "<!-- end of rows -->"
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST"}
+
+
+def work(row: str, data_dir: Path | None, runs: Path, *, until: float, device: str = "auto") -> bool:
+    """Train all seeds of a row that are not done; False where the time is over before."""
+    card = read_json(WEIGHTS / f"{row}.json")
+    recipe = Recipe().replace(**card["recipe"])
+    data = load_data(card["data"], data_dir=data_dir, validation=recipe.validation, seed=0)
+    for seed in card["seeds"]:
+        out = runs / f"{row}-seed{seed}"
+        if (out / "summary.json").is_file():
+            continue
+        print(f"{row}, seed {seed}: {out}", flush=True)
+        torch.manual_seed(seed)
+        model = create_model(card["network"], num_classes=len(data.classes), in_chans=data.in_chans)
+        try:
+            train(
+                model, data, recipe, out=out, seed=seed, device=device,
+                resume=(out / "run.json").is_file(), reporter=EndsAt(until),
+            )  # fmt: skip
+        except OutOfTime:
+            print("the time is over; the same command goes on from here", flush=True)
+            return False
+    return True
+
+
+def collect(row: str, runs: Path) -> None:
+    """Write the results of the trainings that ended, and what the card says of them."""
+    card = read_json(WEIGHTS / f"{row}.json")
+    summaries = {s: runs / f"{row}-seed{s}" / "summary.json" for s in card["seeds"]}
+    done = {seed: read_json(path) for seed, path in summaries.items() if path.is_file()}
+    if card["shipped_seed"] not in done:
+        raise UserError(f"{row}: the training of seed {card['shipped_seed']} has not ended in {str(runs)!r}")
+    wanted = Recipe().replace(**card["recipe"])
+    for seed, told in done.items():
+        if Recipe.from_dict(told["recipe"]) != wanted:
+            raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
+    first = done[card["shipped_seed"]]
+    result = RESULTS / "rows" / f"{row}.json"
+    kept = (
+        "seed",
+        "test_accuracy",
+        "test_loss",
+        "epochs",
+        "training_seconds",
+        "recipe",
+        "data",
+        "environment",
+    )
+    write_json(
+        result,
+        {
+            "row": row,
+            "seeds": list(done),
+            "environment": first["environment"],
+            "runs": [{k: told[k] for k in kept} for told in done.values()],
+        },
+    )
+    weights = runs / f"{row}-seed{card['shipped_seed']}" / "last.safetensors"
+    shutil.copyfile(weights, WEIGHTS / f"{row}.safetensors")
+    model, about = load_with_card(weights)
+    counted = count(model, (about.in_chans, *about.image_size))
+    told = claim(card["network"], card["data"], done)
+    card = {"claim": told.pop("claim"), **{k: v for k, v in card.items() if k != "claim"}, **told}
+    card.update(
+        seeds=list(done),
+        result=str(result.relative_to(ROOT)),
+        parameters=counted.params,
+        macs=counted.macs,
+        licence="MIT",
+    )
+    write_json(WEIGHTS / f"{row}.json", card)
+
+
+def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """What a card says of trainings by seed.
+
+    >>> run = {"test_accuracy": 0.5, "epochs": 3, "training_seconds": 360.0}
+    >>> run["environment"] = {"cpu": "a CPU", "threads": 1, "gpu": None}
+    >>> claim("net", "mnist", {0: run})["claim"]
+    'net on MNIST: 50.00 % of the test images after the last of 3 epochs, seed 0; 0.1 hours each on a CPU, 1 thread(s)'
+    """
+    each = {str(seed): told["test_accuracy"] for seed, told in done.items()}
+    first = next(iter(done.values()))
+    hours = round(fmean(told["training_seconds"] for told in done.values()) / 3600, 2)
+    e = first["environment"]
+    hardware = e["gpu"] or f"{e['cpu']}, {e['threads']} thread(s)"
+    mean, spread = fmean(each.values()), max(each.values()) - min(each.values())
+    seeds = f"seed {next(iter(each))}"
+    if len(each) > 1:
+        seeds = f"mean of seeds {', '.join(each)}, which span {100 * spread:.2f} points"
+    words = (
+        f"{network} on {NAMES.get(data, data)}: {100 * mean:.2f} % of the test images after the last of "
+        f"{first['epochs']} epochs, {seeds}; {hours:.1f} hours each on {hardware}"
+    )
+    return {"claim": words, "test_accuracy": each, "hours": hours, "hardware": hardware}
+
+
+def section() -> str:
+    """The table of weights/README.md."""
+    rows = []
+    for path in sorted(WEIGHTS.glob("*.json")):
+        card = read_json(path)
+        file = path.with_suffix(".safetensors")
+        rows.append(
+            (
+                f"[{path.stem}]({path.name})",
+                card["claim"],
+                f"{card['parameters']:,}",
+                f"{card['macs'] / 1e6:.1f}",
+                f"{file.stat().st_size / 1e6:.2f}",
+                f"[{card['result']}](../{card['result']})",
+                card["licence"],
+            )
+        )
+    heads = ("row", "claim", "parameters", "M multiply-adds", "MB", "result", "licence")
+    return "\n".join([START, "", table(heads, rows), "", END])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rows",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="network-data; default all cards in weights/")
+    parser.add_argument("--data-dir", type=Path, help="the folder of the data")
+    parser.add_argument("--runs", type=Path, default=Path("runs/rows"), help="default %(default)s")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--collect", action="store_true", help="write the results of the trainings that ended"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Returns the exit status."""
+    args = _arguments()
+    known = sorted(path.stem for path in WEIGHTS.glob("*.json"))
+    try:
+        for row in args.rows:
+            if row not in known:
+                raise UserError(f"there is no weights/{row}.json; there are {', '.join(known)}")
+        until = time.monotonic() + 60 * args.minutes
+        for row in args.rows or known:
+            if args.collect:
+                collect(row, args.runs)
+            elif not work(row, args.data_dir, args.runs, until=until, device=args.device):
+                return 0
+        if args.collect:
+            put(WEIGHTS / "README.md", section())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
