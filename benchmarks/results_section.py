@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 
 from .pages import ROOT, hardware, milliseconds, put, read, table
@@ -72,6 +73,62 @@ def speed() -> str:
             table(("networks", *(f"batch {b}" for b in batches), "times fewer multiply-adds"), rows),
         )
     )
+
+
+def pairs() -> str:
+    """A row per pair: size, accuracy under one recipe, milliseconds in the fastest engine."""
+    content = read("bench/engines/bench.json")
+    found = content["tables"]["engines"]
+    rows: dict[tuple[str, str], list[str]] = {}
+    times: dict[tuple[str, str], dict[int, str]] = {}
+    for cell in found["cells"]:
+        sides, facts = (cell["ours"], cell["theirs"]), cell["facts"]
+        pair = (sides[0]["name"], sides[1]["name"])
+        rows.setdefault(
+            pair,
+            [
+                " / ".join(f"`{name}`" for name in pair),
+                f"{facts['ours_params'] / 1e3:,.0f} / {facts['theirs_params'] / 1e3:,.0f}",
+                f"{facts['ours_macs'] / 1e6:.1f} / {facts['theirs_macs'] / 1e6:.1f}",
+                accuracies(*pair),
+            ],
+        )
+        fastest = [
+            next(v["seconds"] for v in side["variants"] if v["variant"] == side["fastest"]) for side in sides
+        ]
+        times.setdefault(pair, {})[facts["batch"]] = (
+            f"{' / '.join(map(milliseconds, fastest))} (**{fastest[1] / fastest[0]:.2f}**)"
+        )
+    batches = (1, 64)
+    columns = (
+        "network / what it replaces", "thousand parameters", "M multiply-adds", "test accuracy, %",
+        *(f"ms at batch {b} (times as fast)" for b in batches),
+    )  # fmt: skip
+    return "\n\n".join(
+        (
+            f"Each in its fastest engine of globalcnn's own variants, ONNX Runtime and OpenVINO, float32; accuracy where both "
+            f"were trained by one recipe ([weights/](weights/README.md)). {hardware(content)}; "
+            f"[all engines and batches](docs/measurements.md).",
+            table(
+                columns, [(*row, *(times[pair].get(b, "-") for b in batches)) for pair, row in rows.items()]
+            ),
+        )
+    )
+
+
+def accuracies(ours: str, theirs: str) -> str:
+    """Test accuracies of two networks whose weights come with the library, by one recipe on one data set."""
+    cards = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "weights").glob("*.json"))
+    ]
+    found = []
+    for one in cards:
+        for other in cards:
+            names, alike = (one["network"], other["network"]), one["recipe"] == other["recipe"]
+            if names == (ours, theirs) and alike and one["data"] == other["data"]:
+                means = (100 * statistics.fmean(card["test_accuracy"].values()) for card in (one, other))
+                found.append(f"{' / '.join(f'{mean:.1f}' for mean in means)} ({one['data']})")
+    return ", ".join(found) or "-"
 
 
 def engines() -> str:
@@ -198,7 +255,7 @@ def marked(*sections: str) -> str:
 def sections() -> dict[str, str]:
     """The section of each page, by its path."""
     return {
-        "README.md": marked(engines()),
+        "README.md": marked(pairs()),
         "docs/measurements.md": marked(
             engines(), chosen(), backbones(), cifar(), speed(), demo(), rewrite(), wheels()
         ),
