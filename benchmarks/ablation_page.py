@@ -187,7 +187,7 @@ def _panel(content: dict[str, Any], batch: int, axes: Any) -> None:
         axes.plot([x, x], [min(values), max(values)], color=colour, lw=1)
         axes.plot(x, mean(values), "o", color=colour)
         points[name] = x, mean(values)
-    axes.margins(x=0.15)  # room for names
+    axes.margins(x=0.25)  # room for names
     _write_names(axes, points)
     axes.set(
         xlabel=f"ms at batch {batch}, fastest engine",

@@ -130,7 +130,8 @@ def main() -> int:
         counted = count(model, (card.in_chans, *card.image_size))
         networks[name] = {"parameters": counted.params, "macs": counted.macs, **times[name]}
     original, *condensed = networks.values()
-    original.update(test_accuracy=summary["test_accuracy"], epochs=summary["epochs"])
+    report = next(iter(reports.values()))  # the weights that were condensed: best on the held-out images
+    original.update(test_accuracy=report["original"]["test"], epochs=summary["epochs"])
     for found, report in zip(condensed, reports.values(), strict=True):
         found.update(
             test_accuracy=report["condensed"]["test"],
