@@ -54,10 +54,16 @@ def test_accuracy_is_kept(suffix, batch, net, digits, tmp_path):
     path = tmp_path / f"net.{suffix}"
     example = torch.randn(batch or 1, 1, 28, 28)
     report = globalcnn.export(
-        net, path, example=example, data=digits, int8=Int8(images=100), dynamic=batch is None, seconds=0
+        net,
+        path,
+        example=example,
+        data=digits,
+        int8=Int8(images=100, max_drop=1.5),
+        dynamic=batch is None,
+        seconds=0,
     )
     assert report.accuracy.pytorch > 0.6
-    assert abs(report.accuracy.engine - report.accuracy.pytorch) <= 0.005
+    assert abs(report.accuracy.engine - report.accuracy.pytorch) <= 0.015
     kinds = report.operators
     assert kinds.get("QuantizeLinear", 0) + kinds.get("FakeQuantize", 0) >= 3
     assert all(check.deviation > 1e-4 for check in report.checks)  # it is not the float network
@@ -69,7 +75,7 @@ def test_accuracy_is_kept(suffix, batch, net, digits, tmp_path):
 def test_global_layers_stay_in_float(net, digits, tmp_path):
     """Of eight convolutions and linear layers, the four of the coefficients read float32."""
     path = tmp_path / "net.onnx"
-    globalcnn.export(net, path, example=(1, 28, 28), data=digits, int8=Int8(images=50), seconds=0)
+    globalcnn.export(net, path, example=(1, 28, 28), data=digits, int8=Int8(images=50, max_drop=3), seconds=0)
     graph = onnx.load(path).graph
     made_by = {out: node.op_type for node in graph.node for out in node.output}
     read = [made_by.get(n.input[1], "weights") for n in graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
