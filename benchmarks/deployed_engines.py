@@ -26,7 +26,7 @@ Run = Callable[[Tensor], Tensor]
 File = Callable[[], bytes]
 TOLERANCE = 1e-4
 SEARCH = 3.0  # seconds of globalcnn's search for a model's fastest form, at most
-SEARCH_ALL = 30.0  # the same, where engines are tried as well
+SEARCH_ALL = 60.0  # the same, where engines are tried as well: the default of optimize_for_inference
 BURST = 0.05  # seconds of a candidate in a round: as many calls as fit
 SETTLED = 0.5  # seconds of calls before them: threads of the candidate before spin for a while
 
