@@ -3,7 +3,8 @@
     python -m benchmarks.condensing_case ORIGINAL --condensed FOLDER [FOLDER ...]
 
 ORIGINAL is the run folder of the trained network, each FOLDER what `globalcnn condense ... --out FOLDER` made of it.
-Accuracies are those of their reports: test images, after the last epoch. All networks are timed in the same rounds,
+Accuracies are those of their reports, on the test images: of the original's best weights on the held-out images,
+which were condensed, and of the condensed networks after the last epoch. All networks are timed in the same rounds,
 on an otherwise idle machine: ONNX Runtime at batch 1, PyTorch in eval mode at batch 64. Writes
 results/tiny-imagenet-25/condensed.json and the table of docs/condensing-proof.md.
 """
@@ -12,22 +13,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from globalcnn.engines import RUNTIMES
 from globalcnn.errors import UserError
 from globalcnn.files import read_json, write_json
-from globalcnn.measure import count, latency
-from globalcnn.models import Card, load_with_card
-from globalcnn.optimize.engine import onnx_bytes
+from globalcnn.measure import count
 
 from . import machine
-from .condensing.choice import MEASURES
+from .condensing.choice import MEASURES, speedup
+from .condensing.latency import measured_times
+from .condensing.original import Original
 from .pages import RESULTS, ROOT, hardware, milliseconds, put, read, table
 
 FILE, PAGE = "tiny-imagenet-25/condensed.json", ROOT / "docs" / "condensing-proof.md"
@@ -35,42 +31,18 @@ START = "<!-- second case: written by python -m benchmarks.condensing_case -->"
 END = "<!-- end of second case -->"
 
 
-def example(card: Card, batch: int) -> torch.Tensor:
-    """A batch of noise."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, card.in_chans, *card.image_size, generator=generator)
-
-
-def timed(
-    models: dict[str, nn.Module], card: Card, *, rounds: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """Median seconds of each network by measure."""
-    found: dict[str, dict[str, float]] = {name: {} for name in models}
-    one, many = example(card, 1), example(card, 64)
-    sessions = {
-        name: RUNTIMES["onnxruntime"].load(onnx_bytes(model, one)).run for name, model in models.items()
-    }
-    options = {"runs": rounds, "warmup": 2, "seconds": seconds, "burst": 0.05, "settle": 0.2, "least": 3}
-    with torch.inference_mode():
-        for key, runs, x in zip(MEASURES, (sessions, models), (one, many), strict=True):
-            for name, t in latency(runs, x, **options).items():  # type: ignore[arg-type]
-                found[name][key] = t.median
-    return found
-
-
 def section(content: dict[str, Any]) -> str:
     """The text between the markers."""
     original, *others = content["networks"].values()
     rows = []
     for name, found in content["networks"].items():
-        ratio = prod(original[key] / found[key] for key in MEASURES) ** (1 / len(MEASURES))
         phases = found.get("phases", {})
         rows.append(
             (
                 f"`{name}`",
                 f"{100 * found['test_accuracy']:.2f}",
                 *(f"{100 * phases[k]:.1f}" if k in phases else "-" for k in content["phases"]),
-                f"{ratio:.2f}",
+                f"{speedup(original, found):.2f}",
                 *(milliseconds(found[key]) for key in MEASURES),
                 f"{found['parameters']:,}",
                 f"{found['macs'] / 1e6:.1f}",
@@ -113,21 +85,17 @@ def main() -> int:
         summary = read_json(args.original / "summary.json")
         reports = {folder.name: read_json(folder / "report.json") for folder in args.condensed}
         folders = {args.original.name: args.original, **dict(zip(reports, args.condensed, strict=True))}
-        loaded = {name: load_with_card(_weights(folder)) for name, folder in folders.items()}
+        loaded = {name: Original.load(folder) for name, folder in folders.items()}
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    card = next(iter(loaded.values()))[1]
+    first = next(iter(loaded.values()))
     facts = machine.facts(seed=summary["seed"])
-    times = timed(
-        {name: model.eval() for name, (model, _) in loaded.items()},
-        card,
-        rounds=args.rounds,
-        seconds=args.seconds,
-    )
+    models = {name: one.model for name, one in loaded.items()}
+    times, failures = measured_times(first, models, args.rounds, args.seconds)
     networks: dict[str, dict[str, Any]] = {}
-    for name, (model, _) in loaded.items():
-        counted = count(model, (card.in_chans, *card.image_size))
+    for name, model in models.items():
+        counted = count(model, first.size)
         networks[name] = {"parameters": counted.params, "macs": counted.macs, **times[name]}
     original, *condensed = networks.values()
     report = next(iter(reports.values()))  # the weights that were condensed: best on the held-out images
@@ -138,28 +106,23 @@ def main() -> int:
             phases={p["phase"]: p["test"] for p in report["phases"][:-1]},
             repair_epochs=report["repair_epochs"],
         )
-    first = next(iter(reports.values()))
     content = {
         **facts,
         "rounds": args.rounds,
+        "failures": failures,
         "network": summary["model"]["name"],
         "data": Path(summary["data"]["name"].partition(":")[2]).name or summary["data"]["name"],
         "classes": len(summary["data"]["classes"]),
-        "image_size": list(card.image_size),
+        "image_size": list(first.size[1:]),
         "trained": summary["environment"],
-        "recipe": first["recipe"],
-        "phases": [p["phase"] for p in first["phases"][:-1]],
+        "recipe": report["recipe"],
+        "phases": [p["phase"] for p in report["phases"][:-1]],
         "networks": networks,
     }
     write_json(RESULTS / FILE, content)
     put(PAGE, section(read(FILE)))
     print(f"wrote {RESULTS / FILE} and {PAGE}")
     return 0
-
-
-def _weights(folder: Path) -> Path:
-    made = folder / "model.safetensors"
-    return made if made.is_file() else folder / "last.safetensors"
 
 
 if __name__ == "__main__":

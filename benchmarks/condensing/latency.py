@@ -103,7 +103,7 @@ def _timed(
         torch.manual_seed(0)
         built = {name: c.build().eval() for name, c in candidates.items()}
     models: dict[str, nn.Module] = {ORIGINAL: original.model.eval(), **built}
-    times, failures = _times(original, models, rounds, seconds)
+    times, failures = measured_times(original, models, rounds, seconds)
     found = {}
     for name, candidate in candidates.items():
         cost = count(models[name], original.size)
@@ -125,7 +125,7 @@ def _timed(
     }
 
 
-def _times(
+def measured_times(
     original: Original, models: Mapping[str, nn.Module], rounds: int, seconds: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Seconds of each model by measure, and why one has none."""

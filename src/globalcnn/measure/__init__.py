@@ -2,7 +2,7 @@
 
 from .counts import Counts, LayerCount, count
 from .depth import depth
-from .environment import environment
+from .environment import environment, usable_cores
 from .latency import Latency, latency
 from .receptive_field import ReceptiveField, receptive_field
 
@@ -16,4 +16,5 @@ __all__ = [
     "environment",
     "latency",
     "receptive_field",
+    "usable_cores",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import UserError, UserTypeError
+from ..measure import usable_cores
 from .engine import Compiled, compile_for, in_runtime, kind_of, one_thread
 from .report import OptimizationReport
 from .variant import MEMORY_FORMATS, Variant
@@ -198,7 +198,7 @@ class OptimizedModel(nn.Module):
 def _threads() -> int | None:
     """How many threads an engine gets: PyTorch's number, or where nobody set that, what the engine takes."""
     ours = torch.get_num_threads()
-    return None if ours == len(os.sched_getaffinity(0)) else ours
+    return None if ours == usable_cores() else ours
 
 
 def _is_traced(x: Any) -> bool:
