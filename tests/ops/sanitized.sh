@@ -27,6 +27,9 @@ check() { # ISA; what Python itself leaves behind at exit is not looked at; the 
     "$python" "$here/native_checks.py" --few
     cd "$here/../.."
     "$python" -m tests.ops.wrong_arguments --count 10
+    if "$python" -c "import onnx, onnxruntime" 2>/dev/null; then
+        "$python" -m pytest -q -p no:cacheprovider tests/engines/test_own_operator.py -k "pytorch_operator or does_not_fit"
+    fi
 }
 # side by side: each is one thread for the most part
 declare -A checks

@@ -10,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..errors import UserError
+from .own_operator import DOMAIN
 from .program import quiet
 
 INPUT: Final = "images"
@@ -18,15 +19,16 @@ AXES: Final = ("batch", "channels", "height", "width")
 MOST_BYTES: Final = 2**31 - 2**24  # of weights in one ONNX file, whose format ends at 2 GiB
 
 
-def onnx_proto(program: ExportedProgram) -> Any:
+def onnx_proto(program: ExportedProgram, *, own_operators: bool = False) -> Any:
     """The program as an ONNX model of standard operators, without traces of the machine that made it.
 
+    own_operators: it may hold this library's as well (`own_operator.py`).
     Raises `UserError` where it has no such form.
     """
-    return tidied(raw_proto(program))
+    return tidied(raw_proto(program, own_operators=own_operators))
 
 
-def raw_proto(program: ExportedProgram) -> Any:
+def raw_proto(program: ExportedProgram, *, own_operators: bool = False) -> Any:
     """As `onnx_proto`; each node tells in its metadata_props which module it comes from."""
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if size > MOST_BYTES:
@@ -43,9 +45,8 @@ def raw_proto(program: ExportedProgram) -> Any:
     except Exception as error:  # an operator without a translation raises many kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"the network cannot be written as ONNX: {lines[0][:200]}") from error
-    others = sorted(
-        {f"{n.domain}::{n.op_type}" for n in nodes_of(proto.graph) if n.domain not in ("", "ai.onnx")}
-    )
+    known = ("", "ai.onnx", *([DOMAIN] if own_operators else []))
+    others = sorted({f"{n.domain}::{n.op_type}" for n in nodes_of(proto.graph) if n.domain not in known})
     if others or proto.functions:
         raise UserError(
             f"the network cannot be written as ONNX: {', '.join(others)} are not among its standard operators"

@@ -21,19 +21,27 @@ from ..models import NamedSource, model_info, source_of
 from ..models.registry import list_models
 from ..nn import GlobalLayer
 from ..ops.schemes import AxisScheme
+from .own_operator import with_own_operators
 
 # what a program may hold besides functions of Python on numbers
 _OF_TORCH = ("aten", "prims", "higher_order")
+_SYMBOLIC = "onnx_symbolic"  # an operator that only an engine computes
 
 
 def exported_program(
-    network: nn.Module, example: Tensor, *, dynamic: bool, ones: bool = True
+    network: nn.Module,
+    example: Tensor,
+    *,
+    dynamic: bool,
+    ones: bool = True,
+    own_operators: bool = False,
 ) -> ExportedProgram:
     """`network`, in eval mode, as a program of PyTorch's own operators: norms folded, Global layers in their
     form for engines.
 
     example: a batch of the shape that the program takes; dynamic: it takes any batch and image size; ones:
-    whether a length of 1 is a case of its own, so that a map of one pixel has a program for such maps alone.
+    whether a length of 1 is a case of its own, so that a map of one pixel has a program for such maps alone;
+    own_operators: fused Global layers of the network become one operator each, which is in no standard.
     Raises `UserError` where that is impossible, with the reason.
     """
     axes, tracing = None, cast(Any, _config)
@@ -44,10 +52,11 @@ def exported_program(
     try:
         with TRACING, quiet(), torch.no_grad(), tracing.patch(backed_size_oblivious=not ones):
             made = for_engines(network, example).eval()
+            made = with_own_operators(made) if own_operators else made
             program = torch.export.export(made, (example,), dynamic_shapes=axes, strict=False)
     except Exception as error:  # the tracer runs a user's forward
         raise UserError(_why_not(network, error, dynamic)) from error
-    _check_operators(program)
+    _check_operators(program, (*_OF_TORCH, _SYMBOLIC) if own_operators else _OF_TORCH)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # places in files of this machine
     return program
@@ -78,10 +87,10 @@ def _check_takes_any_size(network: nn.Module) -> None:
             )
 
 
-def _check_operators(program: ExportedProgram) -> None:
+def _check_operators(program: ExportedProgram, allowed: tuple[str, ...]) -> None:
     for node in program.graph.nodes:
         namespace = getattr(node.target, "namespace", None)
-        if node.op == "call_function" and namespace not in (None, *_OF_TORCH):
+        if node.op == "call_function" and namespace not in (None, *allowed):
             raise UserError(
                 f"the network cannot be exported: it calls the operator {node.target}, which is not one of "
                 "PyTorch's own"

@@ -36,9 +36,10 @@ class Session:
 
 class Runtime(ABC):
     """What runs ONNX models. shown: its name in print; package: what must be installed; extra: of this
-    library, that installs it and what writes ONNX.
+    library, that installs it and what writes ONNX; takes_own_operators: this library's operators too.
     """
 
+    takes_own_operators: ClassVar[bool] = False
     name: ClassVar[str]
     shown: ClassVar[str]
     package: ClassVar[str]
@@ -70,8 +71,12 @@ class Runtime(ABC):
         return f"{self.shown} {told}"
 
     @abstractmethod
-    def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
-        """A network from an ONNX model or a file. threads: at most so many; None: what the runtime takes."""
+    def load(
+        self, content: bytes | Path, *, threads: int | None = None, operators: Path | None = None
+    ) -> Session:
+        """A network from an ONNX model or a file. threads: at most so many; None: what the runtime takes;
+        operators: the library of this library's own ones (`own_operator.py`).
+        """
 
 
 @final
@@ -79,14 +84,19 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime, its default CPU provider."""
 
     name, shown, package, extra = "onnxruntime", "ONNX Runtime", "onnxruntime", "onnx"
+    takes_own_operators = True
 
-    def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
+    def load(
+        self, content: bytes | Path, *, threads: int | None = None, operators: Path | None = None
+    ) -> Session:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3  # errors alone
         if threads is not None:
             settings.intra_op_num_threads = threads
+        if operators is not None:
+            settings.register_custom_ops_library(str(operators))
         session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
 
@@ -123,7 +133,9 @@ class OpenVino(Runtime):
 
     name, shown, package, extra = "openvino", "OpenVINO", "openvino", "openvino"
 
-    def load(self, content: bytes | Path, *, threads: int | None = None) -> Session:
+    def load(
+        self, content: bytes | Path, *, threads: int | None = None, operators: Path | None = None
+    ) -> Session:
         import openvino
 
         core = openvino_core()

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..engines import RUNTIMES
+from ..engines.own_operator import operator_library
+from ..graph import is_altered
 from ..nn import GlobalLayer
+from ..nn.fused.inference import why_not_frozen
 from .variant import Variant
 
 _CACHE_IF_UNKNOWN = 1 << 20
@@ -85,12 +89,22 @@ def _compiled(best: Variant, setting: Setting) -> list[Variant]:
 
 def _engines(best: Variant, setting: Setting) -> list[Variant]:
     """The network in each runtime, which makes changes of its own; folded norms leave fewer weights to watch
-    at every call.
+    at every call. Where the runtime takes them, also with the Global layers run by this library's kernels.
     """
     if setting.example.device.type != "cpu" or setting.example.dtype != torch.float32:
         return []
-    variants = [Variant(folded=best.folded, engine=name) for name in setting.engines]
+    variants = []
+    for name in setting.engines:
+        variants.append(Variant(folded=best.folded, engine=name))
+        if RUNTIMES[name].takes_own_operators and _can_be_operators(setting.model):
+            variants.append(Variant(folded=best.folded, fused=True, engine=name))
     return [v for variant in variants for v in (variant, *_one_thread(variant, setting))]
+
+
+def _can_be_operators(model: nn.Module) -> bool:
+    """Whether a Global layer of the network can be one operator of an engine."""
+    layers = [m for m in model.modules() if type(m) is GlobalLayer and not is_altered(m)]
+    return any(why_not_frozen(layer) is None for layer in layers) and operator_library() is not None
 
 
 def l2_cache_bytes() -> int:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..engines import RUNTIMES, exported_program
 from ..engines.onnx_file import onnx_proto
+from ..engines.own_operator import operator_library
 from ..errors import UserError
 from .snapshot import Snapshot
 
@@ -113,26 +114,38 @@ def compile_for(model: nn.Module, x: Tensor, *, compiler: Callable[..., Any] = t
         return Compiled(compiled_by(cpp_wrapper=False), constants, note)
 
 
-def onnx_bytes(model: nn.Module, x: Tensor) -> bytes:
-    """The network as an ONNX model for batches of the shape of `x`; `UserError` where that is impossible."""
-    content: bytes = onnx_proto(exported_program(model, x, dynamic=False)).SerializeToString()
+def onnx_bytes(model: nn.Module, x: Tensor, *, own_operators: bool = False) -> bytes:
+    """The network as an ONNX model for batches of the shape of `x`; `UserError` where that is impossible.
+
+    own_operators: its fused Global layers as one operator each, which needs `operator_library`.
+    """
+    program = exported_program(model, x, dynamic=False, own_operators=own_operators)
+    content: bytes = onnx_proto(program, own_operators=own_operators).SerializeToString()
     return content
 
 
 def in_runtime(
-    model: nn.Module, x: Tensor, name: str, *, threads: int | None, onnx: Callable[[], bytes] | None = None
+    model: nn.Module,
+    x: Tensor,
+    name: str,
+    *,
+    threads: int | None,
+    onnx: Callable[[], bytes] | None = None,
+    fused: bool = False,
 ) -> Compiled:
     """The network in a runtime, for batches of the shape of `x` (N, C, H, W), float32, on the CPU.
 
-    threads: at most so many; None: what the runtime takes; onnx: gives its ONNX model, if there is one.
+    threads: at most so many; None: what the runtime takes; onnx: gives its ONNX model, if there is one;
+    fused: its fused Global layers run by this library's kernels, if they are there.
     Raises `UserError` for a network that cannot be written as ONNX, or returns something else than tensors.
     """
     constants = Snapshot(model)
     leaves, structure = tree_flatten(model(x))
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise UserError("the network returns something else than tensors")
-    content = onnx_bytes(model, x) if onnx is None else onnx()
-    session = RUNTIMES[name].load(content, threads=threads)
+    library = operator_library() if fused and RUNTIMES[name].takes_own_operators else None
+    content = onnx_bytes(model, x, own_operators=library is not None) if onnx is None else onnx()
+    session = RUNTIMES[name].load(content, threads=threads, operators=library)
 
     found = session.run(x)
     if len(found) != len(leaves):

@@ -157,7 +157,9 @@ class OptimizedModel(nn.Module):
         threads = 1 if variant.one_thread else _threads()
         self.__dict__["_onnx"] = None
         with torch.inference_mode(False), torch.no_grad():  # it cannot be traced in inference mode
-            return in_runtime(self.model, x.clone(), variant.engine, threads=threads, onnx=onnx)
+            return in_runtime(
+                self.model, x.clone(), variant.engine, threads=threads, onnx=onnx, fused=variant.fused
+            )
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Only eval mode: an optimised network cannot be trained."""

@@ -49,7 +49,8 @@ def optimize_for_inference(
     Tried one after the other, each against the best so far: BatchNorms folded into convolutions, Global
     layers as one operator, the other memory format, one thread (for a single image), the batch in pieces that
     stay in the cache, compiling (torch.compile, the weights as constants), and the network in ONNX Runtime
-    and OpenVINO where they are installed (float32 on a CPU alone). A variant is kept if it is at least 2 %
+    and OpenVINO where they are installed (float32 on a CPU alone); in ONNX Runtime also with this library's
+    kernels for the Global layers. A variant is kept if it is at least 2 %
     faster, in the median of alternating calls, and its output on `example` is that of `model`: no
     value differs by more than `tolerance` of the largest one, and the same class is the highest wherever it
     leads by more than a tenth of that. `model` itself is not changed; threads and settings of torch are
@@ -138,7 +139,8 @@ class Search:
         self.setting = Setting(
             model, self.example, map_bytes, torch.get_num_threads(), compile, l2_cache_bytes(), engines
         )
-        self.onnx = cache(partial(onnx_bytes, model, self.example))  # one file for all engines
+        # one file for all engines that compute the Global layers too
+        self.onnx = cache(partial(onnx_bytes, model, self.example))
 
     def run(self) -> OptimizedModel:
         """Try one choice after the other; the best variant, with its report."""
@@ -194,7 +196,7 @@ class Search:
             return Row(name, "not tried: the time was up")
         began = time.perf_counter()
         try:
-            onnx = None if variant.engine is None else self.onnx
+            onnx = None if variant.engine is None or variant.fused else self.onnx
             run = OptimizedModel(self._module(variant), variant, self.example, onnx=onnx)
             found = self._compared(run)
             trouble = None if found else f"dropped: {found.disagreement}"

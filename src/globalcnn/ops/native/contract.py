@@ -1,10 +1,11 @@
 """Write the C++ side of the operators' contract from `ops/spec.py`.
 
-    python -m globalcnn.ops.native.contract          writes csrc/arguments.h and csrc/calls.h
+    python -m globalcnn.ops.native.contract          writes csrc/arguments.h, csrc/calls.h and csrc/numbers.h
     python -m globalcnn.ops.native.contract --check  ends with status 1 if they are not up to date
 
 arguments.h: enumerations, limits, and the structs that kernels are handed. calls.h: a call of each operator
-as PyTorch hands it over, its checks, its results, and their way into those structs.
+as PyTorch hands it over, its checks, its results, and their way into those structs. numbers.h: the plain
+arguments of a whole layer from a row of numbers, as ONNX Runtime hands them over.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ _PLAIN_TYPES = {Number: "double", Count: "int64_t", Flag: "bool"}
 
 def headers() -> dict[str, str]:
     """The text of each header by its file name."""
-    return {"arguments.h": _arguments_header(), "calls.h": _calls_header()}
+    return {
+        "arguments.h": _arguments_header(),
+        "calls.h": _calls_header(),
+        "numbers.h": _numbers_header(spec.LAYER),
+    }
 
 
 def _type_name(operator: Operator) -> str:
@@ -125,6 +130,42 @@ def _calls_header() -> str:
     return "\n".join([*lines, " \\\n".join(entries), ""])
 
 
+def _numbers_header(operator: Operator) -> str:
+    of_pde, own = _plain(operator)
+    constant = f"{operator.name.upper()}_NUMBERS"
+    lines = [
+        _HEAD + "#pragma once",
+        "#include <cmath>",
+        "",
+        '#include "arguments.h"',
+        "",
+        "namespace globalcnn {",
+        "",
+        f"constexpr int64_t {constant} = {len(of_pde) + len(own)};",
+        "",
+        f"// The plain arguments of {operator.name} from so many numbers; what is wrong with them, or null.",
+        f"inline const char* read({_struct_of(operator)}& a, const double* numbers) {{",
+        f"  for (int64_t i = 0; i < {constant}; ++i)",
+        '    if (!std::isfinite(numbers[i])) return "a number is not finite";',
+    ]
+    for i, a in enumerate((*of_pde, *own)):
+        lines.append(f"  const double {a.name} = numbers[{i}];")
+        if not isinstance(a.kind, Flag):
+            says = f"{a.name} must be {a.kind.allowed}"  # type: ignore[union-attr]
+            lines.append(f'  if (!({_fits(a, of="")})) return "{says}";')
+        target = f"a.pde.{a.name}" if a in of_pde else f"a.{a.name}"
+        value = f"{a.name} != 0" if isinstance(a.kind, Flag) else _cast(a)
+        lines.append(f"  {target} = {value};")
+    return "\n".join([*lines, "  return nullptr;", "}", "", "}  // namespace globalcnn", ""])
+
+
+def _cast(a: Argument) -> str:
+    """A number of type double as the kernels take it."""
+    if isinstance(a.kind, Enumeration):
+        return f"static_cast<{_plain_type(a)}>(static_cast<int>({a.name}))"
+    return f"static_cast<{_plain_type(a)}>({a.name})"
+
+
 def _held(argument: Argument) -> str:
     """The type of an argument as PyTorch hands it over."""
     kind = argument.kind
@@ -158,8 +199,8 @@ def _check(operator: Operator) -> Iterator[str]:
     yield "}"
 
 
-def _fits(a: Argument) -> str:
-    value, kind = f"c.{a.name}", a.kind
+def _fits(a: Argument, *, of: str = "c.") -> str:
+    value, kind = of + a.name, a.kind
     if isinstance(kind, Number):
         return f"std::isfinite({value}) && {value} {'>' if kind.positive else '>='} 0"
     if isinstance(kind, Count):

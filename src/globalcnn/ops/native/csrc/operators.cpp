@@ -5,79 +5,17 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
-#include <memory>
 #include <optional>
-#include <stdexcept>
-#include <string>
 #include <thread>
 #include <utility>
 
 #include "calls.h"
-#include "kernels.h"
+#include "running.h"
 
 namespace globalcnn {
 namespace {
-
-// The best instruction set of this processor, or the one that GLOBALCNN_ISA names if it can run here.
-const Kernels* choose_kernels() {
-  const Kernels* usable[3] = {kernels_plain(), nullptr, nullptr};
-#if defined(__x86_64__) || defined(_M_X64)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) usable[1] = kernels_avx2();
-  if (__builtin_cpu_supports("avx512f")) usable[2] = kernels_avx512();
-#endif
-  const char* wanted = std::getenv("GLOBALCNN_ISA");
-  const Kernels* best = nullptr;
-  for (const Kernels* k : usable)
-    if (k && (!wanted || !*wanted || std::strcmp(wanted, k->name) == 0)) best = k;
-  if (!best)
-    throw std::runtime_error(std::string("GLOBALCNN_ISA=") + wanted + " cannot run on this processor");
-  return best;
-}
-
-const Kernels& best_kernels() {
-  static const Kernels* chosen = choose_kernels();
-  return *chosen;
-}
-
-const Kernels& kernels(const Shape& s) { return s.dtype == Dtype::f64 ? *kernels_plain() : best_kernels(); }
-
-// Scratch memory of this thread, kept from call to call: fresh memory costs more in page faults than the
-// arithmetic.
-char* scratch(int64_t bytes) {
-  struct Kept {
-    std::unique_ptr<char[]> memory;
-    int64_t size = 0;
-  };
-  thread_local Kept kept;
-  constexpr int64_t line = 64;
-#if defined(__SANITIZE_ADDRESS__)
-  kept.size = 0;  // exactly what is asked for, so that what lies beyond it is seen
-#endif
-  if (kept.size < bytes + line) {
-    kept.memory.reset(new char[bytes + line]);
-    kept.size = bytes + line;
-  }
-  const auto address = reinterpret_cast<uintptr_t>(kept.memory.get());
-  return kept.memory.get() + (line - address % line) % line;
-}
-
-// Channels of a block, whatever the layout in memory: as many as a vector has lanes, since then no neighbour
-// has to be brought into its lane and no row ends within a vector. Few channels would leave too many lanes
-// empty: then 1.
-int64_t block_of(const Shape& s) {
-  const int64_t lanes = kernels(s).lanes(s.dtype);
-  return 2 * s.C >= lanes ? lanes : 1;
-}
-
-// The sweeps along a row take whole vectors for pixels.
-int64_t block_of(const Shape& s, const Pde& pde) {
-  return pde.scheme == Scheme::gated_sweeps ? kernels(s).lanes(s.dtype) : block_of(s);
-}
-
-int64_t blocks_of(int64_t channels, int64_t block) { return (channels + block - 1) / block; }
 
 // A unit of work is a block of channels of one image; cost: about how many operations per element.
 template <class Args>
@@ -86,9 +24,7 @@ void run_over_images(const Args& args, int64_t cost, int64_t (*bytes)(const Args
   const Shape& s = args.shape;
   if (s.N * s.C * s.H * s.W == 0) return;
   const int64_t block = block_of(s, args.pde), units = s.N * blocks_of(s.C, block);
-  // a thread is worth waking for some ten microseconds of work
-  const int64_t per_unit = block * s.H * s.W * cost;
-  const int64_t grain = std::max<int64_t>(1, (int64_t(1) << 17) / std::max<int64_t>(1, per_unit));
+  const int64_t grain = grain_of(s, block, cost);
   const int64_t need = bytes(args, block);
   torch::stable::parallel_for(
       0, units, grain, [&](int64_t begin, int64_t end) { work(args, block, begin, end, scratch(need)); });
@@ -179,7 +115,7 @@ LayerResults layer(LayerCall c) {
   const LayerResults r = results(c);
   LayerArgs a = arguments(c);
   bind(a, r);
-  run_over_images(a, 60 + 15 * c.steps, kernels(a.shape).layer_scratch, kernels(a.shape).layer);
+  run_over_images(a, layer_cost(a.pde), kernels(a.shape).layer_scratch, kernels(a.shape).layer);
   return r;
 }
 
