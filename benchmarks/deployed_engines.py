@@ -1,4 +1,5 @@
-"""Networks at inference in three engines: globalcnn's fastest variant, ONNX Runtime, OpenVINO.
+"""Networks at inference in several engines: globalcnn's fastest variant, ONNX Runtime, that with globalcnn's
+kernels for the Global layers, OpenVINO.
 
 Each engine computes in float32 with the threads that it takes by default. OpenVINO would compute in bfloat16 on
 processors that have it, which changes outputs by 0.3 %; it is told not to.
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 
 from globalcnn.engines import RUNTIMES, exported_program, installed_runtimes
 from globalcnn.engines.onnx_file import onnx_proto
+from globalcnn.engines.own_operator import operator_library
 from globalcnn.errors import UserError, unknown_name
 from globalcnn.graph import eval_mode
 from globalcnn.measure import latency
 from globalcnn.measure.agreement import compare_outputs
-from globalcnn.optimize import optimize_for_inference
+from globalcnn.nn.fused import FusedGlobalLayer
+from globalcnn.optimize import Variant, optimize_for_inference
+from globalcnn.optimize.variant import prepare
 
 Run = Callable[[Tensor], Tensor]
 File = Callable[[], bytes]
@@ -153,16 +157,33 @@ def _in_runtime(
     return (lambda x: session.run(x)[0]), session.engine
 
 
+def _own_operators(
+    model: nn.Module, example: Tensor, compile: bool, search_seconds: float, file: File
+) -> tuple[Run, str]:
+    """ONNX Runtime, whole Global layers computed by globalcnn's kernels."""
+    library = operator_library()
+    made, _ = prepare(model.eval(), Variant(fused=True), example)
+    if library is None or not any(isinstance(m, FusedGlobalLayer) for m in made.modules()):
+        raise UserError(
+            "the native kernels cannot run here" if library is None else "it has no Global layers"
+        )
+    content = onnx_bytes(made, example, own_operators=True)
+    session = RUNTIMES["onnxruntime"].load(content, operators=library)
+    return (lambda x: session.run(x)[0]), session.engine
+
+
 ENGINES: dict[str, Callable[..., tuple[Run, str]]] = {
     "globalcnn": _globalcnn,
-    **{name: partial(_in_runtime, name) for name in RUNTIMES},
+    "onnxruntime": partial(_in_runtime, "onnxruntime"),
+    "onnxruntime, own kernels": _own_operators,
+    "openvino": partial(_in_runtime, "openvino"),
     "chosen": _chosen,
 }
 
 
-def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
+def onnx_bytes(model: nn.Module, example: Tensor, *, own_operators: bool = False) -> bytes:
     """The model in the form for engines, as an ONNX file for batches of that shape."""
     with eval_mode(model):
-        program = exported_program(model, example, dynamic=False)
-    content: bytes = onnx_proto(program).SerializeToString()
+        program = exported_program(model, example, dynamic=False, own_operators=own_operators)
+    content: bytes = onnx_proto(program, own_operators=own_operators).SerializeToString()
     return content

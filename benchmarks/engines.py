@@ -1,4 +1,5 @@
-"""Networks against their baselines in every engine: globalcnn's own variants, ONNX Runtime, OpenVINO.
+"""Networks against their baselines in every engine: globalcnn's own variants, ONNX Runtime (also with
+globalcnn's kernels for the Global layers), OpenVINO.
 
 Each engine computes in float32 with the threads that it takes by default; both networks are timed in the same
 rounds, one engine after the other. The fastest engine of each side counts. `chosen` is what
