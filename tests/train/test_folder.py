@@ -175,7 +175,7 @@ def test_more_epochs_where_the_schedule_permits(stripes: DataSource, tmp_path: P
 
 
 def test_more_epochs_where_every_rate_depends_on_them(stripes: DataSource, whole: Path) -> None:
-    with pytest.raises(UserError, match=r"epochs was 2 and is now 3, and every rate .*--init RUN"):
+    with pytest.raises(UserError, match=r"epochs was 2 and is now 3, and what happens .*--init RUN"):
         go(stripes, whole, QUICK.replace(epochs=3), resume=True)
 
 

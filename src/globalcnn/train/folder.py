@@ -227,7 +227,7 @@ def what_differs(before: Any, now: dict[str, Any]) -> list[str]:
     """Phrases for each difference between a run and run.json that prevents resuming it.
 
     How many test images there are may change: they are looked at after the last epoch. So may the number of
-    epochs where the learning rate of an epoch does not depend on it.
+    epochs where nothing in an epoch depends on it.
     """
     if not isinstance(before, dict):
         return ["its run.json does not describe a run"]
@@ -245,7 +245,7 @@ def what_differs(before: Any, now: dict[str, Any]) -> list[str]:
                 continue
             words = f"{key} was {then.get(key)!r} and is now {here.get(key)!r}"
             if (part, key) == ("recipe", "epochs"):
-                words += ", and every rate of this schedule depends on it"
+                words += ", and what happens in every epoch depends on it"
             different.append(words)
     return different
 
@@ -253,4 +253,4 @@ def what_differs(before: Any, now: dict[str, Any]) -> list[str]:
 def can_grow(recipe: dict[str, Any]) -> bool:
     """Whether a training by this recipe (`Recipe.as_dict`) may get another number of epochs on the way."""
     r = Recipe.from_dict(recipe)
-    return r.schedule != "cosine" and not r.lr_noise and not r.drop_path_rate
+    return not (r.schedule == "cosine" or r.lr_noise or r.drop_path_rate or r.first_image_size)

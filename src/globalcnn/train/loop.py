@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..nn.implicit import ImplicitLayer
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, NotFinite, evaluation, tally
+from .growing import check_first_image_size, resized, size_in
 from .objectives import Objective, Outcome, Place, Training, WithObjective
 from .progress import EpochResult, Progress
 from .recipe import Recipe
@@ -53,6 +54,7 @@ class Trainer:
                 f"the objective is computed on fixed views of the images, and the recipe mixes them in pairs "
                 f"(mixup={recipe.mixup}, cutmix={recipe.cutmix}): take neither, or a live teacher (views=0)"
             )
+        check_first_image_size(recipe, data.image_size)
         self.augmentation = Augmentation(
             crop_padding=recipe.crop_padding,
             flip=recipe.flip,
@@ -159,9 +161,10 @@ class Trainer:
         totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
         judged = self.mixup is None  # targets of mixed images are not right or wrong
         figures: dict[str, float] = {}
+        size = size_in(self.epoch, self.recipe, self.data.image_size)
         for i, (images, labels) in enumerate(self.train_loader):
             self.schedule.step_update(done + i)
-            targets = labels
+            images, targets = resized(images, size), labels
             if self.mixup is not None:
                 images, targets = self.mixup(images, labels)
             self.objective.begin_step(Place(self.epoch + i / steps, self.train_loader.rows))

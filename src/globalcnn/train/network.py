@@ -18,6 +18,7 @@ from ..models import Card, NamedSource, Source, parse_source, settings_for_size,
 from ..models.lazy import with_shapes
 from ..models.source import checked_source
 from .evaluate import checked_logits
+from .growing import size_in
 from .recipe import Recipe
 from .setting_up import checked_seed
 
@@ -81,7 +82,9 @@ def card_for(model: nn.Module, data: DataSource, recipe: Recipe, *, source: Sour
     _check_module(model)
     known = source_of(model) if source is None else source
     _check_rates(model, known, recipe)
-    outputs = _outputs(model, data, known.label)
+    outputs = _outputs(model, data, known.label, data.image_size)
+    if recipe.first_image_size:
+        _outputs(model, data, known.label, size_in(0, recipe, data.image_size))
     if outputs < len(data.classes):
         raise UserError(
             f"model {known.label!r} does not fit the data {data.name!r}: it has {outputs} classes and the "
@@ -137,9 +140,9 @@ def _check_rates(model: nn.Module, source: Source, recipe: Recipe) -> None:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, data: DataSource, label: str) -> int:
-    """How many logits the network gives for an image of the data."""
-    size = (data.in_chans, *data.image_size)
+def _outputs(model: nn.Module, data: DataSource, label: str, image_size: tuple[int, int]) -> int:
+    """How many logits the network gives for an image of the data, at that height and width."""
+    size = (data.in_chans, *image_size)
     told = getattr(model, "in_chans", None)
     if isinstance(told, int) and told != data.in_chans:
         raise UserError(

@@ -54,6 +54,9 @@ class Recipe:
     cutmix: float = _setting(0.0, "alpha of CutMix; 0 is off")
     ema_decay: float = _setting(0.998, "decay of the averaged weights, which are kept and judged; 0 is off")
     grad_clip: float = _setting(0.0, "largest norm of the gradient; 0 is off")
+    first_image_size: int = _setting(
+        0, "shorter side of the images in the first epoch, which grow to their own size; 0 is off"
+    )
     crop_padding: int = _setting(4, "random crop after padding by so many pixels; 0 is off")
     flip: bool = _setting(True, "random horizontal flip (switched off for digits)")
     cutout: int = _setting(0, "side of the square that cutout blanks, in pixels; 0 is off")
@@ -86,8 +89,8 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema_decay", "validation", "drop_rate", "drop_path_rate"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         for name in (
-            "weight_decay", "warmup_epochs", "mixup", "cutmix", "grad_clip", "crop_padding", "cutout",
-            "auxiliary_weight",
+            "weight_decay", "warmup_epochs", "mixup", "cutmix", "grad_clip", "first_image_size",
+            "crop_padding", "cutout", "auxiliary_weight",
         ):  # fmt: skip
             _check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if self.schedule not in SCHEDULES:
