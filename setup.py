@@ -27,7 +27,8 @@ class WithLibrary(build_py):
         if LIBRARY:
             folder = Path(self.build_lib) / "globalcnn" / "ops" / "native" / "lib"
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(LIBRARY, folder)
+            for library in Path(LIBRARY).parent.glob(f"*{Path(LIBRARY).stem.split('-')[-1]}.so"):
+                shutil.copy2(library, folder)  # for PyTorch, and for ONNX Runtime alone
 
 
 class OfOnePlatform(Distribution):

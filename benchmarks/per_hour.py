@@ -17,25 +17,21 @@ import argparse
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from globalcnn import create_model
 from globalcnn.data import from_arrays, load_data
 from globalcnn.data.memory import TensorSource
-from globalcnn.errors import UserError, unknown_name
+from globalcnn.errors import UserError
 from globalcnn.files import read_json, write_json
 from globalcnn.measure import environment
 from globalcnn.train import CrossEntropy, Objective, Outcome, Recipe, train
 
-from .pages import RESULTS, table
-from .stretches import RESULT, EndsAt, OutOfTime, claimed
+from .study import Arm, Study, as_table, build, collect, work
 
-FOLDER = RESULTS / "per-hour"
 BASE = Recipe(name="base", batch_size=128, lr=0.2, precision="bf16", channels_last=True)
 COST_IMAGES, COST_EPOCHS = 1280, 4
 
@@ -59,25 +55,6 @@ class HarderShare(Objective):
         return {"name": "harder_share", "share": self.share, **self.labels.describe()}
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What differs from the base. harder: the share of each batch that is learned from."""
-
-    name: str
-    question: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    harder: float | None = None
-
-    def recipe(self, epochs: int) -> Recipe:
-        """Its recipe for so many epochs."""
-        return BASE.replace(**{"epochs": epochs, **self.changes})
-
-    def objective(self, recipe: Recipe) -> Objective | None:
-        """None for the usual one."""
-        smoothing = recipe.label_smoothing
-        return None if self.harder is None else HarderShare(self.harder, label_smoothing=smoothing)
-
-
 _ALL = (
     Arm("base", "the recipe that all others change"),
     Arm("no-smoothing", "labels as they are", {"label_smoothing": 0.0}),
@@ -86,7 +63,11 @@ _ALL = (
     Arm("little-decay", "a fifth of the weight decay", {"weight_decay": 1e-4}),
     Arm("growing", "images of 24 pixels that grow to 32", {"first_image_size": 24}),
     Arm("growing-16", "images of 16 pixels that grow to 32", {"first_image_size": 16}),
-    Arm("harder-half", "learning from the harder half of each batch", harder=0.5),
+    Arm(
+        "harder-half",
+        "learning from the harder half of each batch",
+        objective=lambda recipe: HarderShare(0.5, label_smoothing=recipe.label_smoothing),
+    ),
     Arm("muon", "Muon for convolutions", {"optimizer": "muon", "lr": 0.005, "weight_decay": 0.05}),
     Arm(
         "muon-faster", "Muon, three times the rate", {"optimizer": "muon", "lr": 0.015, "weight_decay": 0.05}
@@ -106,19 +87,12 @@ _ALL = (
         },
     ),
 )
-ARMS = {arm.name: arm for arm in _ALL}
-
-
-def find_arm(name: str) -> Arm:
-    """The arm of that name."""
-    if name not in ARMS:
-        raise unknown_name("arm", name, ARMS)
-    return ARMS[name]
+STUDY = Study("per-hour", BASE, {arm.name: arm for arm in _ALL})
 
 
 def costs_file(network: str, data: str) -> Path:
     """Where the seconds of an epoch are, relative to the base's."""
-    return FOLDER / f"cost-{network}-{data}.json"
+    return STUDY.folder / f"cost-{network}-{data}.json"
 
 
 def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int) -> Path:
@@ -135,14 +109,15 @@ def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int
         layout="NCHW",
         validation=0,
     )
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
+    seconds: dict[str, list[float]] = {name: [] for name in STUDY.arms}
     for number in range(rounds + 1):  # the first one prepares kernels
-        for arm in ARMS.values():
-            model = create_model(network, num_classes=len(source.classes))
-            recipe = arm.recipe(COST_EPOCHS).replace(validation=0.0)
-            result = train(model, few, recipe, objective=arm.objective(recipe), device="cpu")
+        for name, arm in STUDY.arms.items():
+            model = build(arm, network, num_classes=len(source.classes), seed=0)
+            recipe = STUDY.recipe(name, COST_EPOCHS).replace(validation=0.0)
+            objective = None if arm.objective is None else arm.objective(recipe)
+            result = train(model, few, recipe, objective=objective, device="cpu")
             if number:
-                seconds[arm.name].append(sum(e["seconds"] for e in result.epochs))
+                seconds[name].append(sum(e["seconds"] for e in result.epochs))
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     relative = {name: round(found / medians["base"], 3) for name, found in medians.items()}
     path = costs_file(network, data)
@@ -156,111 +131,17 @@ def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int
             "rounds": rounds,
             "seconds_per_epoch_of_50000": round(medians["base"] / COST_EPOCHS / COST_IMAGES * 50_000, 1),
             "relative": relative,
+            "seed": 0,
             "environment": environment(),
         },
     )
     return path
 
 
-def work(
-    network: str,
-    data: str,
-    data_dir: Path | None,
-    runs: Path,
-    *,
-    arms: list[str],
-    seeds: list[int],
-    epochs: int,
-    until: float,
-) -> int:
-    """Train what is not done, until the clock `time.monotonic()` says `until`; returns how many ended."""
+def epochs_for(network: str, data: str, arms: list[str], epochs: int) -> dict[str, int]:
+    """How many epochs of each arm take the time of so many of the base's."""
     relative = read_json(costs_file(network, data))["relative"]
-    source = load_data(data, data_dir=data_dir, validation=BASE.validation, seed=0)
-    ended = 0
-    for seed in seeds:
-        for arm in map(find_arm, arms):
-            folder = runs / f"{network}-{data}-{epochs}" / f"{arm.name}-seed{seed}"
-            with claimed(folder) as ours:
-                if not ours:
-                    continue
-                recipe = arm.recipe(max(1, round(epochs / relative[arm.name])))
-                print(f"{arm.name}, seed {seed}, {recipe.epochs} epochs: {folder}", flush=True)
-                torch.manual_seed(seed)
-                model = create_model(network, num_classes=len(source.classes))
-                out = folder / "run"
-                try:
-                    result = train(
-                        model, source, recipe, objective=arm.objective(recipe), out=out, seed=seed,
-                        resume=out.exists(), reporter=EndsAt(until),
-                    )  # fmt: skip
-                except OutOfTime:
-                    print("the time is over; the same command goes on from here", flush=True)
-                    return ended
-                assert result.test is not None
-                write_json(
-                    folder / RESULT,
-                    {
-                        "network": network,
-                        "data": data,
-                        "base_epochs": epochs,
-                        "arm": arm.name,
-                        "question": arm.question,
-                        "seed": seed,
-                        "epochs": recipe.epochs,
-                        "validation_accuracy": [e["val_accuracy"] for e in result.epochs],
-                        "train_loss": [e["train_loss"] for e in result.epochs],
-                        "test_accuracy": result.test.accuracy,
-                        "recipe": recipe.as_dict(),
-                        "environment": environment(),
-                    },
-                )
-                ended += 1
-    return ended
-
-
-def collect(runs: Path) -> list[Path]:
-    """The results of the trainings that ended, one file per network, data and time; with those it holds already."""
-    found: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
-    for path in sorted(runs.glob(f"*/*/{RESULT}")):
-        told = read_json(path)
-        found.setdefault(path.parent.parent.name, {})[told["arm"], told["seed"]] = told
-    written = []
-    for name, each in found.items():
-        target = FOLDER / f"{name}.json"
-        if target.is_file():
-            before = {(r["arm"], r["seed"]): r for r in read_json(target)["runs"]}
-            each = {**before, **each}
-        order = list(ARMS)
-        ordered = sorted(each.values(), key=lambda r: (order.index(r["arm"]), r["seed"]))
-        write_json(target, {"judged_by": "held-out training images, the last epoch", "runs": ordered})
-        written.append(target)
-    return written
-
-
-def as_table(path: Path) -> str:
-    """The arms of a results file, the most accurate first."""
-    runs = read_json(path)["runs"]
-    base = {r["seed"]: r["validation_accuracy"][-1] for r in runs if r["arm"] == "base"}
-    rows = []
-    for arm in ARMS.values():
-        mine = [r for r in runs if r["arm"] == arm.name]
-        if not mine:
-            continue
-        last = [100 * r["validation_accuracy"][-1] for r in mine]
-        lead = [100 * (r["validation_accuracy"][-1] - base[r["seed"]]) for r in mine if r["seed"] in base]
-        rows.append(
-            (
-                statistics.fmean(last),
-                f"`{arm.name}`",
-                arm.question,
-                mine[0]["epochs"],
-                f"{statistics.fmean(last):.2f} ({', '.join(f'{x:.2f}' for x in last)})",
-                f"{statistics.fmean(lead):+.2f}" if lead else "-",
-            )
-        )
-    rows.sort(key=lambda row: -row[0])
-    heads = ("arm", "what differs", "epochs", "held-out accuracy, %: mean (seeds)", "points from the base")
-    return table(heads, [row[1:] for row in rows])
+    return {arm: max(1, round(epochs / relative[arm])) for arm in arms}
 
 
 def _arguments() -> argparse.Namespace:
@@ -274,7 +155,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="the folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/per-hour"), help="default %(default)s")
     parser.add_argument("--epochs", type=int, default=12, help="of the base; default %(default)s")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help="default all")
+    parser.add_argument("--arms", nargs="+", default=list(STUDY.arms), metavar="ARM", help="default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default 0")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--cost", action="store_true", help="measure the seconds of an epoch of every arm")
@@ -291,21 +172,22 @@ def main() -> int:
     args = _arguments()
     try:
         for name in args.arms:
-            find_arm(name)
+            STUDY.arm(name)
         if args.epochs < 1 or args.rounds < 1 or not args.minutes > 0:
             raise UserError("--epochs and --rounds must be 1 or more, and --minutes above 0")
         if args.list:
-            for arm in ARMS.values():
+            for arm in STUDY.arms.values():
                 print(f"{arm.name:24}{arm.question}")
         elif args.cost:
             print(f"wrote {measure_costs(args.network, args.data, args.data_dir, rounds=args.rounds)}")
         elif args.collect:
-            for path in collect(args.runs):
-                print(f"wrote {path}\n\n{as_table(path)}")
+            for path in collect(STUDY, args.runs):
+                print(f"wrote {path}\n\n{as_table(STUDY, path)}")
         else:
             ended = work(
-                args.network, args.data, args.data_dir, args.runs, arms=args.arms, seeds=args.seeds,
-                epochs=args.epochs, until=time.monotonic() + 60 * args.minutes,
+                STUDY, args.network, args.data, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds,
+                epochs=epochs_for(args.network, args.data, args.arms, args.epochs),
+                group=f"{args.network}-{args.data}-{args.epochs}", until=time.monotonic() + 60 * args.minutes,
             )  # fmt: skip
             print(f"{ended} training(s) ended")
     except UserError as error:

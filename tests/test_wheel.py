@@ -13,6 +13,7 @@ import pytest
 
 from globalcnn.ops import native
 from globalcnn.ops.native import library
+from globalcnn.ops.native.build import engine_library
 
 ROOT = Path(__file__).parents[1]
 ABSENT = native.load()
@@ -37,6 +38,8 @@ def test_a_wheel_with_kernels_runs_without_a_compiler_in_a_read_only_folder(tmp_
     target.write_bytes(native.library_path().read_bytes())
     if library.damage(target, sealed=True) is not None:
         library.seal(target)
+    for_engine = library.beside(target)
+    shutil.copy(engine_library(), for_engine)
     environment = {**os.environ, "GLOBALCNN_WHEEL_LIBRARY": str(target)}
     source = tmp_path / "source"  # building leaves files next to the sources
     source.mkdir()
@@ -55,7 +58,7 @@ def test_a_wheel_with_kernels_runs_without_a_compiler_in_a_read_only_folder(tmp_
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert f"globalcnn/ops/native/lib/{target.name}" in names
+    assert {f"globalcnn/ops/native/lib/{file.name}" for file in (target, for_engine)} <= set(names)
     assert {f"globalcnn/weights/{file.name}" for file in (ROOT / "weights").iterdir()} <= set(names)
     assert not any(name.startswith(("benchmarks/", "tests/")) for name in names)
 

@@ -46,10 +46,13 @@ class Args:
     """A run folder or weights file; or a network with the weights it is built with (of a name as in
     `globalcnn list` or of timm's: of seed 0), my_net.py:build, package.module:function."""
     out: Path
-    """The file. An .onnx, .pt2 or .pte holds everything; an .xml has its weights in a .bin beside it."""
+    """The file. An .onnx, .pt2 or .pte holds everything; an .xml has its weights in a .bin beside it, and an
+    .onnx for onnxruntime its kernels in an .so."""
     images: Annotated[Images, tyro.conf.arg(name="")] = field(default_factory=Images)
     to: str | None = None
-    """onnx, openvino, pt2 (torch.export) or executorch. Default: what the suffix of --out says."""
+    """onnx, openvino, pt2 (torch.export) or executorch. Default: what the suffix of --out says. Or
+    onnxruntime: an .onnx whose Global layers are one operator each, which is faster, with a library of
+    kernels for this system and kind of processor, which a C++ compiler makes once."""
     int8: tyro.conf.FlagCreatePairsOff[bool] = False
     """8-bit convolutions and linear layers, calibrated with training images of --data; Global layers stay in
     float32. For onnx and openvino."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from ..data import DataSource
 from ..engines import bounds, exported_program
 from ..engines.onnx_file import onnx_proto
 from ..errors import UserError, UserTypeError
+from ..graph.deployed import fuse_global_layers
 from ..measure import Latency, latency
 from ..models import Card, ModuleSource, source_of
 from .accuracy import LabelledImages
@@ -48,10 +50,13 @@ def export(
     Parameters
     ----------
     model: any network for images, with Global layers or without, in float32.
-    path: the file: .onnx, .pt2 and .pte hold everything; an .xml has its weights in a .bin beside it.
+    path: the file: .onnx, .pt2 and .pte hold everything; an .xml has its weights in a .bin beside it, and an
+        .onnx for "onnxruntime" its kernels in an .so.
     example: a batch (N, C, H, W) as it will come, or the size (C, H, W) of one image. Default: one image of
         the size that the card or the network tells.
-    to: "onnx", "openvino", "pt2" or "executorch"; by default what the suffix says.
+    to: "onnx", "openvino", "pt2" or "executorch"; by default what the suffix says. Or "onnxruntime": an ONNX
+        file whose Global layers are one operator each, of this library, and the kernels that ONNX Runtime
+        computes them with, for this system and kind of processor, compiled once by its C++ compiler.
     dynamic: whether the file takes any batch and image size; by default the shape of the example alone,
         which engines run fastest. Not for "executorch".
     card: of the weights (`models.load_with_card`): its classes, mean and std are written into the file.
@@ -83,7 +88,7 @@ def export(
     network = copied_network(model)
     batch = example_for(network, example, card)
     tested = None if data is None else LabelledImages.of(data, card, batch, dynamic=dynamic)
-    program, sizes = _program(network, batch, dynamic=dynamic)
+    program, sizes = _program(network, batch, dynamic=dynamic, own_operators=target.own_operators)
     size = None if dynamic else len(batch)
     as_onnx = onnx_proto
     if int8 is not None and tested is not None:
@@ -124,15 +129,19 @@ def _check_drop(found: Accuracy, int8: Int8) -> None:
         )
 
 
-def _program(network: nn.Module, example: Tensor, *, dynamic: bool) -> tuple[ExportedProgram, Sizes]:
+def _program(
+    network: nn.Module, example: Tensor, *, dynamic: bool, own_operators: bool
+) -> tuple[ExportedProgram, Sizes]:
     """The program, and the batches to compare; of two ways to trace, the one with the fewest refusals."""
+    if own_operators:
+        network, _ = fuse_global_layers(copy.deepcopy(network))
     if not dynamic:
-        program = exported_program(network, example, dynamic=False)
+        program = exported_program(network, example, dynamic=False, own_operators=own_operators)
         return program, Sizes(same_shape(example), [], ())
     batches = several_shapes(network, example)
     tried = []
     for ones in (True, False):
-        program = exported_program(network, example, dynamic=True, ones=ones)
+        program = exported_program(network, example, dynamic=True, ones=ones, own_operators=own_operators)
         tried.append((program, sizes_of(program, batches)))
         if not tried[-1][1].refused:
             break

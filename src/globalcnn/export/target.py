@@ -33,7 +33,7 @@ class Target(ABC):
 
     packages: what must be installed; extra: of this library, that installs them; about: for help texts;
     int8_packages: what 8-bit files need besides; None where there are none; dynamic: whether a file can take
-    any batch and image size.
+    any batch and image size; own_operators: whether Global layers are operators of this library there.
     """
 
     name: ClassVar[str]
@@ -42,6 +42,7 @@ class Target(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     int8_packages: ClassVar[tuple[str, ...] | None] = None
     dynamic: ClassVar[bool] = True
+    own_operators: ClassVar[bool] = False
     extra: ClassVar[str] = ""
 
     def require(self, *, int8: bool = False) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +15,12 @@ from torch.export import ExportedProgram
 
 from ..engines import RUNTIMES, quiet
 from ..engines.onnx_file import named_axes, nodes_of, onnx_proto
+from ..engines.own_operator import DOMAIN
 from ..engines.runtimes import openvino_core
+from ..errors import UserError
 from ..files import atomic_write
 from ..measure.agreement import tensors_in
+from ..ops.native.build import engine_library
 from .pte import ExecuTorch
 from .target import AsOnnx, Loaded, Target, counted
 
@@ -43,6 +48,53 @@ class Onnx(Target):
 
         operators = counted(node.op_type for node in nodes_of(onnx.load(path).graph))
         return Loaded(**vars(RUNTIMES["onnxruntime"].load(path)), operators=operators)
+
+
+class OnnxWithKernels(Onnx):
+    """ONNX whose Global layers are operators of this library, for ONNX Runtime with the kernels, which are
+    written beside the file.
+    """
+
+    name = "onnxruntime"
+    about = "ONNX for ONNX Runtime, each Global layer an operator, its kernels a library beside it"
+    int8_packages = None
+    own_operators = True
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The network, and the kernels beside it."""
+        return path, path.with_suffix(".so")
+
+    @contextmanager
+    def written(
+        self, program: ExportedProgram, path: Path, about: Mapping[str, Any], *, as_onnx: AsOnnx = onnx_proto
+    ) -> Iterator[Path]:
+        """As of any target; the kernels are moved into place just before the network."""
+        network, library = self.files(path)
+        with atomic_write(network) as part, atomic_write(library) as library_part:
+            self.write(program, part, about, as_onnx=as_onnx)
+            yield part
+            shutil.copyfile(engine_library(), library_part)
+
+    def write(
+        self, program: ExportedProgram, path: Path, about: Mapping[str, Any], *, as_onnx: AsOnnx = onnx_proto
+    ) -> None:
+        """As ONNX; `UserError` where no Global layer became an operator."""
+        super().write(program, path, about, as_onnx=partial(onnx_proto, own_operators=True))
+        import onnx
+
+        if all(node.domain != DOMAIN for node in nodes_of(onnx.load(path).graph)):
+            raise UserError(
+                "the network has no Global layer that the kernels compute: export it to 'onnx', which needs "
+                "no library beside the file"
+            )
+
+    def load(self, path: Path) -> Loaded:
+        """The file in a session of ONNX Runtime with the kernels."""
+        import onnx
+
+        operators = counted(node.op_type for node in nodes_of(onnx.load(path).graph))
+        session = RUNTIMES["onnxruntime"].load(path, operators=engine_library())
+        return Loaded(**vars(session), operators=operators)
 
 
 class OpenVino(Target):
@@ -126,4 +178,5 @@ class Pt2(Target):
         )
 
 
-TARGETS: Final[Mapping[str, Target]] = {t.name: t for t in (Onnx(), OpenVino(), Pt2(), ExecuTorch())}
+_ALL = (Onnx(), OnnxWithKernels(), OpenVino(), Pt2(), ExecuTorch())
+TARGETS: Final[Mapping[str, Target]] = {t.name: t for t in _ALL}

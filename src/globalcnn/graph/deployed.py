@@ -1,4 +1,4 @@
-"""A network prepared for inference engines: norms folded, Global layers as fewer standard operators."""
+"""A network prepared for inference: norms folded, Global layers as fewer standard operators, or as one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import copy
 
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..nn import GlobalLayer
 from ..nn.deployed import DeployedGlobalLayer, why_not_deployed
+from ..nn.fused import FusedGlobalLayer
 from .folding import fold_batch_norms, is_altered
 from .replace import replace_module
 
@@ -30,3 +32,23 @@ def for_engines(model: nn.Module, example: Tensor | None = None) -> nn.Module:
         if why_not_deployed(layer) is None:
             made = replace_module(made, name, new=DeployedGlobalLayer(layer))
     return made
+
+
+def fuse_global_layers(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """`model`, changed, which must be in eval mode: Global layers with that form become `FusedGlobalLayer`s.
+
+    Also returns a note for each that could not be put there. Layers of subclasses, whose methods it would
+    bypass, and those with hooks stay.
+    """
+    notes = []
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not GlobalLayer or is_altered(layer):
+            continue
+        fused = FusedGlobalLayer.from_layer(layer)
+        if fused is None:
+            continue
+        try:
+            model = replace_module(model, name, new=fused.eval())
+        except UserError as error:
+            notes.append(f"{name} is not fused: {error}")
+    return model, notes

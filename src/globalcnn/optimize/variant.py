@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from ..engines import RUNTIMES
 from ..errors import UserError
-from ..graph import fold_batch_norms, is_altered, replace_module
-from ..nn import GlobalLayer
-from ..nn.fused import FusedGlobalLayer
+from ..graph import fold_batch_norms
+from ..graph.deployed import fuse_global_layers
 
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 _WORDS = {None: "", "channels_last": "channels-last", "contiguous": "contiguous memory"}
@@ -84,20 +83,6 @@ def prepare(model: nn.Module, variant: Variant, example: Tensor | None = None) -
         if variant.memory_format is not None:
             module = module.to(memory_format=MEMORY_FORMATS[variant.memory_format])
         if variant.fused:  # last: the operator reads its own weights contiguously
-            module = _fuse(module, notes)
+            module, refused = fuse_global_layers(module)
+            notes += refused
     return module, notes
-
-
-def _fuse(module: nn.Module, notes: list[str]) -> nn.Module:
-    for name, child in list(module.named_modules()):
-        # the operator bypasses methods that a subclass may override, and hooks
-        if type(child) is not GlobalLayer or is_altered(child):
-            continue
-        fused = FusedGlobalLayer.from_layer(child)
-        if fused is None:
-            continue
-        try:
-            module = replace_module(module, name, new=fused.eval())
-        except UserError as error:
-            notes.append(f"{name} is not fused: {error}")
-    return module

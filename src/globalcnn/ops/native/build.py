@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 from ...errors import UserError
-from .library import COMMON, FLAGS, SOURCES, cached_path, damage, seal
+from .library import COMMON, FLAGS, SOURCES, beside, cached_path, damage, find_beside, seal
 
 KERNELS = ("kernels_plain", "kernels_avx2", "kernels_avx512")
+ENGINE = "onnxruntime"  # registers the operator of ONNX Runtime, and needs no PyTorch
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # only what torch 2.10 had
 
 
@@ -41,7 +42,8 @@ def build(
     to: Path | None = None,
     sources: Path = SOURCES,
 ) -> Path:
-    """Compile the library into its place, unless it is there already; return its path.
+    """Compile the library into its place, unless it is there already; return its path. Beside it comes
+    the one for ONNX Runtime alone, of the same kernels (`library.beside`).
 
     force: compile in any case. to: another place than the user's cache. For checks of the kernels
     themselves: extra, further compiler flags (sanitizers); isas, for which instruction sets besides plain;
@@ -61,15 +63,25 @@ def build(
             if not force and damage(target, sealed=True) is None:  # another process has just built it
                 return target
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-                part = _compile(compiler, sources, Path(folder), extra, isas)
-                seal(part)
-                os.replace(part, target)
+                part, engine_part = _compile(compiler, sources, Path(folder), extra, isas)
+                for made, place in ((engine_part, beside(target)), (part, target)):
+                    seal(made)
+                    os.replace(made, place)
     except OSError as error:
         raise UserError(
             f"cannot write the native kernels to {str(target.parent)!r} ({error.strerror or error}); "
             "set GLOBALCNN_CACHE to a folder that can be written"
         ) from error
     return target
+
+
+def engine_library() -> Path:
+    """The kernels for ONNX Runtime alone (`SessionOptions.register_custom_ops_library`), compiled if need be.
+
+    Raises `UserError` as `build`.
+    """
+    found = find_beside()
+    return beside(build(force=True)) if found is None else found
 
 
 def _compiler() -> str:
@@ -96,31 +108,40 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(compiler: str, sources: Path, folder: Path, extra: Sequence[str], isas: Sequence[str]) -> Path:
+def _compile(
+    compiler: str, sources: Path, folder: Path, extra: Sequence[str], isas: Sequence[str]
+) -> tuple[Path, Path]:
+    """The library for PyTorch, and that for ONNX Runtime alone."""
     root = Path(torch.__file__).resolve().parent
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     wanted = {f"kernels_{isa}" for isa in isas if x86}
     others = sorted(path.stem for path in sources.glob("*.cpp") if path.stem not in KERNELS)
-    jobs, objects = [], []
+    jobs, objects = [], {}
     for name in (*KERNELS, *others):
         flags = [*COMMON, *(FLAGS.get(name, ()) if name in wanted else ()), *extra]
-        if name in others:  # these use PyTorch's headers
+        if name in others and name != ENGINE:  # these use PyTorch's headers
             flags += [f"-I{root / 'include'}", TORCH_TARGET]
         made = folder / f"{name}.o"
-        objects.append(made)
+        objects[name] = made
         jobs.append(([compiler, *flags, "-c", str(sources / f"{name}.cpp"), "-o", str(made)], made))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 4
     with ThreadPoolExecutor(max_workers=cores) as pool:
         list(pool.map(lambda job: _call(*job), jobs))
-    part = folder / "part.so"
     libraries = [f"-L{root / 'lib'}", "-ltorch_cpu"]
     if sys.platform == "darwin":
         libraries = ["-undefined", "dynamic_lookup"]
-    _call([compiler, "-shared", *extra, "-o", str(part), *map(str, objects), *libraries], part)
-    fault = damage(part, sealed=False)
+    own = [objects[name] for name in (*KERNELS, ENGINE)]
+    part, engine_part = folder / "part.so", folder / "engine_part.so"
+    _link(compiler, [*extra, *map(str, objects.values()), *libraries], part)
+    _link(compiler, [*extra, *map(str, own)], engine_part)
+    return part, engine_part
+
+
+def _link(compiler: str, words: Sequence[str], made: Path) -> None:
+    _call([compiler, "-shared", "-o", str(made), *words], made)
+    fault = damage(made, sealed=False)
     if fault is not None:
         raise UserError(f"the C++ compiler {compiler!r} made no library of this system: {fault}")
-    return part
 
 
 def _call(command: Sequence[str], made: Path) -> None:

@@ -62,6 +62,11 @@ def file_name() -> str:
     return f"kernels-{source_hash()}{SUFFIX}"
 
 
+def beside(library: Path) -> Path:
+    """Where `build` puts the same kernels for ONNX Runtime alone, without PyTorch: beside its library."""
+    return library.with_name(f"onnxruntime-{source_hash()}{SUFFIX}")
+
+
 def packaged_path() -> Path:
     """Where a wheel installs the library."""
     return HERE / "lib" / file_name()
@@ -115,6 +120,18 @@ def find() -> tuple[Path | None, str | None]:
         return None, None
     fault = damage(path, sealed=True) or _not_ours(path)
     return (path, None) if fault is None else (None, f"{path}: {fault}")
+
+
+def find_beside() -> Path | None:
+    """The kernels for ONNX Runtime alone, where a wheel or `build` put them, whole; or None."""
+    packaged = beside(packaged_path())
+    if damage(packaged, sealed=True) is None:
+        return packaged
+    try:
+        path = beside(cached_path())
+    except UserError:
+        return None
+    return path if (damage(path, sealed=True) or _not_ours(path)) is None else None
 
 
 def damage(path: Path, *, sealed: bool) -> str | None:

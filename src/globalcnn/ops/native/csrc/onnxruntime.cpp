@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -220,6 +221,8 @@ extern "C" __attribute__((visibility("default"))) void* RegisterCustomOps(void* 
   if (!api) return base->get(1)->failed("globalcnn's operator needs ONNX Runtime 1.17 or newer");
   // a domain serves as long as there are sessions: one for the life of the process
   static Handle domain = nullptr;
+  static std::mutex making;
+  const std::lock_guard<std::mutex> alone(making);
   if (!domain) {
     TRY(api->domain("globalcnn", &domain));
     TRY(api->add_operator(domain, &global_layer()));

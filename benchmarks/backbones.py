@@ -1,0 +1,123 @@
+"""Why is digits_global less accurate here than in print? One change at a time to the published recipe, on held-out images.
+
+    python -m benchmarks.backbones --data-dir DIR --runs RUNS
+    python -m benchmarks.backbones --runs RUNS --collect
+
+The three MNIST-10 backbones have 524 parameters (`globalcnn.models.digits`). Accuracy is that on 10 % of the training
+images, held out, after the last epoch; the best epoch's stands beside it, since the printed figures are the best of all
+epochs. Each training keeps its state in RUNS: the same command continues where the last one stopped. `--collect`
+writes results/mnist10-why/. `--list` shows the arms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from globalcnn.errors import UserError
+from globalcnn.ops import PDE
+from globalcnn.reproduce import find_recipe
+
+from .study import Arm, Study, as_table, collect, work
+
+NETWORK, DATA = "digits_global", "mnist"
+BASE = find_recipe("mnist_backbones").replace(validation=0.1)
+COSINE = {"lr": 0.1, "schedule": "cosine"}
+
+
+def _velocity(model: nn.Module) -> nn.Conv2d:
+    body: nn.Module = model.body  # type: ignore[assignment]
+    return body.g[-1]  # type: ignore[index, no-any-return]
+
+
+def _scaled(factor: float) -> Callable[[nn.Module], None]:
+    """The convolution that predicts the velocity starts so many times as large."""
+
+    def prepare(model: nn.Module) -> None:
+        with torch.no_grad():
+            _velocity(model).weight.mul_(factor)
+
+    return prepare
+
+
+def _learning(factor: float) -> Callable[[nn.Module], None]:
+    """It learns so many times as fast, by a factor on its gradient (exact for SGD; the norm that is clipped has it)."""
+
+    def prepare(model: nn.Module) -> None:
+        _velocity(model).weight.register_hook(lambda grad: grad * factor)  # type: ignore[no-untyped-call]
+
+    return prepare
+
+
+_ALL = (
+    Arm("published", "the published recipe"),
+    Arm("lr-0.05", "five times the learning rate", {"lr": 0.05}),
+    Arm("cosine-0.1", "learning rate 0.1, cosine schedule", COSINE),
+    Arm("no-clip", "gradients not clipped", {"grad_clip": 0.0}),
+    Arm("no-decay", "no weight decay", {"weight_decay": 0.0}),
+    Arm("velocity-lr-10", "the velocity's convolution learns ten times as fast", prepare=_learning(10)),
+    Arm("velocity-0", "the velocity starts at 0", prepare=_scaled(0)),
+    Arm("velocity-3", "the velocity starts three times as large", prepare=_scaled(3)),
+    Arm("neumann", "walls instead of a periodic map", settings={"pde": PDE(steps=5, boundary="neumann")}),
+    Arm("dt-0.1", "half the time step", settings={"pde": PDE(steps=5, dt=0.1)}),
+    Arm("steps-10", "ten steps", settings={"pde": PDE(steps=10)}),
+    Arm("residual", "the residual backbone, published recipe", network="digits_residual"),
+    Arm("residual-cosine-0.1", "that, learning rate 0.1, cosine schedule", COSINE, network="digits_residual"),
+)
+STUDY = Study("mnist10-why", BASE, {arm.name: arm for arm in _ALL})
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.backbones",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-dir", type=Path, help="the folder of the data")
+    parser.add_argument("--runs", type=Path, default=Path("runs/backbones"), help="default %(default)s")
+    parser.add_argument("--epochs", type=int, default=BASE.epochs, help="default %(default)s")
+    parser.add_argument("--arms", nargs="+", default=list(STUDY.arms), metavar="ARM", help="default all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="default 1")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument(
+        "--collect", action="store_true", help="write the results of the trainings that ended"
+    )
+    parser.add_argument("--list", action="store_true", help="show the arms")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Returns the exit status."""
+    args = _arguments()
+    try:
+        for name in args.arms:
+            STUDY.arm(name)
+        if args.epochs < 1 or not args.minutes > 0:
+            raise UserError("--epochs must be 1 or more, and --minutes above 0")
+        if args.list:
+            for arm in STUDY.arms.values():
+                print(f"{arm.name:24}{arm.question}")
+        elif args.collect:
+            for path in collect(STUDY, args.runs):
+                print(f"wrote {path}\n\n{as_table(STUDY, path)}")
+        else:
+            ended = work(
+                STUDY, NETWORK, DATA, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds,
+                epochs=dict.fromkeys(args.arms, args.epochs), group=f"{DATA}-{args.epochs}",
+                until=time.monotonic() + 60 * args.minutes,
+            )  # fmt: skip
+            print(f"{ended} training(s) ended")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
