@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from globalcnn.errors import UserError
-from globalcnn.ops import PDE
+from globalcnn.ops import PDE, Boundary
 from globalcnn.reproduce import find_recipe
 
 from .study import Arm, Study, as_table, collect, work
@@ -32,8 +32,9 @@ COSINE = {"lr": 0.1, "schedule": "cosine"}
 
 
 def _velocity(model: nn.Module) -> nn.Conv2d:
-    body: nn.Module = model.body  # type: ignore[assignment]
-    return body.g[-1]  # type: ignore[index, no-any-return]
+    found = model.get_submodule("body.g.2")
+    assert isinstance(found, nn.Conv2d)
+    return found
 
 
 def _scaled(factor: float) -> Callable[[nn.Module], None]:
@@ -64,7 +65,11 @@ _ALL = (
     Arm("velocity-lr-10", "the velocity's convolution learns ten times as fast", prepare=_learning(10)),
     Arm("velocity-0", "the velocity starts at 0", prepare=_scaled(0)),
     Arm("velocity-3", "the velocity starts three times as large", prepare=_scaled(3)),
-    Arm("neumann", "walls instead of a periodic map", settings={"pde": PDE(steps=5, boundary="neumann")}),
+    Arm(
+        "neumann",
+        "walls instead of a periodic map",
+        settings={"pde": PDE(steps=5, boundary=Boundary.NEUMANN)},
+    ),
     Arm("dt-0.1", "half the time step", settings={"pde": PDE(steps=5, dt=0.1)}),
     Arm("steps-10", "ten steps", settings={"pde": PDE(steps=10)}),
     Arm("residual", "the residual backbone, published recipe", network="digits_residual"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch.export import ExportedProgram
@@ -31,7 +31,7 @@ class Onnx(Target):
     name, suffix, extra = "onnx", ".onnx", "onnx"
     about = "ONNX, for ONNX Runtime and most other engines"
     packages = ("onnx", "onnxscript", "onnxruntime")
-    int8_packages = ()
+    int8_packages: ClassVar[tuple[str, ...] | None] = ()
 
     def write(
         self, program: ExportedProgram, path: Path, about: Mapping[str, Any], *, as_onnx: AsOnnx = onnx_proto
