@@ -29,6 +29,8 @@ from globalcnn.optimize.variant import prepare
 Run = Callable[[Tensor], Tensor]
 File = Callable[[], bytes]
 TOLERANCE = 1e-4
+# each by itself; `chosen` is one of them again
+COMPETING = ("globalcnn", "onnxruntime", "onnxruntime, own kernels", "openvino")
 SEARCH = 3.0  # seconds of globalcnn's search for a model's fastest form, at most
 SEARCH_ALL = 60.0  # the same, where engines are tried as well: the default of optimize_for_inference
 BURST = 0.05  # seconds of a candidate in a round: as many calls as fit
@@ -39,7 +41,7 @@ def latencies(
     model: nn.Module,
     example: Tensor,
     *,
-    engines: Sequence[str] = ("globalcnn", "onnxruntime", "openvino"),
+    engines: Sequence[str] = COMPETING,
     rounds: int = 30,
     seconds: float = 60.0,
     compile: bool = True,
@@ -58,7 +60,7 @@ def latencies_of(
     models: Mapping[str, nn.Module],
     example: Tensor,
     *,
-    engines: Sequence[str] = ("globalcnn", "onnxruntime", "openvino"),
+    engines: Sequence[str] = COMPETING,
     rounds: int = 30,
     seconds: float = 60.0,
     compile: bool = True,

@@ -26,7 +26,7 @@ from globalcnn.measure import count
 from globalcnn.nn.deployed import DeployedGlobalLayer
 
 from . import forms, machine
-from .deployed_engines import ENGINES, latencies_of
+from .deployed_engines import COMPETING, ENGINES, latencies_of
 from .pages import RESULTS
 
 OUT = RESULTS / "bench" / "deployed_forms.json"
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=120.0, help="at most, per network and batch")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
-    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(COMPETING))
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
                         help="whether globalcnn's search compiles, a minute per network")  # fmt: skip

@@ -8,7 +8,8 @@
 trainings read them from results/per-hour/: each arm gets as many epochs as take the time that the base takes for
 `--epochs`. Accuracy is that on 10 % of the training images, held out, after the last epoch; test images decide
 nothing. Each training keeps its state in RUNS: the same command continues where the last one stopped, and several
-processes share the work. `--collect` writes the results. `--list` shows the arms.
+processes share the work. `--collect` writes the results, and their tables into docs/accuracy-per-hour.md. `--list`
+shows the arms.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from globalcnn.files import read_json, write_json
 from globalcnn.measure import environment
 from globalcnn.train import CrossEntropy, Objective, Outcome, Recipe, train
 
+from .pages import ROOT, hardware, put
 from .study import Arm, Study, as_table, build, collect, work
 
 BASE = Recipe(name="base", batch_size=128, lr=0.2, precision="bf16", channels_last=True)
+PAGE = ROOT / "docs" / "accuracy-per-hour.md"
+START, END = "<!-- tables: written by python -m benchmarks.per_hour -->", "<!-- end of tables -->"
 COST_IMAGES, COST_EPOCHS = 1280, 4
 
 
@@ -144,6 +148,26 @@ def epochs_for(network: str, data: str, arms: list[str], epochs: int) -> dict[st
     return {arm: max(1, round(epochs / relative[arm])) for arm in arms}
 
 
+def section() -> str:
+    """The tables of the page, between its markers."""
+    parts = [START]
+    for path in sorted(STUDY.folder.glob("*.json")):
+        if path.name.startswith("cost-"):
+            continue
+        first = read_json(path)["runs"][0]
+        r = first["recipe"]
+        costs = read_json(costs_file(first["network"], first["data"]))
+        parts += [
+            f"**{first['network']} on {first['data']}**. Base: {r['epochs']} epochs, batch {r['batch_size']}, "
+            f"{r['optimizer']} with lr {r['lr']:g} and {r['schedule']} schedule, weight decay {r['weight_decay']:g}, label "
+            f"smoothing {r['label_smoothing']:g}, averaged weights ({r['ema_decay']:g}), {r['precision']}. The others got as many "
+            f"epochs as take that time; an epoch of the base takes {costs['seconds_per_epoch_of_50000']:.0f} s alone on the "
+            f"machine. {hardware(first)}.",
+            as_table(STUDY, path),
+        ]
+    return "\n\n".join([*parts, END])
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.per_hour",
@@ -182,7 +206,8 @@ def main() -> int:
             print(f"wrote {measure_costs(args.network, args.data, args.data_dir, rounds=args.rounds)}")
         elif args.collect:
             for path in collect(STUDY, args.runs):
-                print(f"wrote {path}\n\n{as_table(STUDY, path)}")
+                print(f"wrote {path}")
+            put(PAGE, section())
         else:
             ended = work(
                 STUDY, args.network, args.data, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds,

@@ -11,7 +11,7 @@ import torch
 from globalcnn.files import write_json
 
 from .. import machine
-from ..deployed_engines import ENGINES, latencies_of
+from ..deployed_engines import COMPETING, latencies_of
 from .arms import ARMS, find_arm
 from .collect import FOLDER
 from .runs import build
@@ -46,14 +46,14 @@ def measure(
         times = latencies_of(models, x, rounds=rounds, seconds=seconds, compile=False, progress=say)
         for name in arms:
             engines = times[find_arm(name).timed_as or name]
-            found[name][str(batch)] = {engine: engines[engine]["seconds"] for engine in ENGINES}
+            found[name][str(batch)] = {engine: engines[engine]["seconds"] for engine in COMPETING}
             failures |= {
                 f"{name}, {engine}, batch {batch}": t["failure"]
                 for engine, t in engines.items()
                 if t["failure"]
             }
     path = FOLDER / f"latency-{network}.json"
-    facts = {"network": network, "engines": list(ENGINES), "rounds": rounds, "seconds": seconds}
+    facts = {"network": network, "engines": list(COMPETING), "rounds": rounds, "seconds": seconds}
     write_json(
         path,
         {**facts, "load_before": before, **machine.facts(seed=0), "failures": failures, "arms": found},

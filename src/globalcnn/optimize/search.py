@@ -139,8 +139,7 @@ class Search:
         self.setting = Setting(
             model, self.example, map_bytes, torch.get_num_threads(), compile, l2_cache_bytes(), engines
         )
-        # one file for all engines that compute the Global layers too
-        self.onnx = cache(partial(onnx_bytes, model, self.example))
+        self.files: dict[tuple[object, ...], Callable[[], bytes]] = {}  # ONNX models, each made once
 
     def run(self) -> OptimizedModel:
         """Try one choice after the other; the best variant, with its report."""
@@ -196,7 +195,7 @@ class Search:
             return Row(name, "not tried: the time was up")
         began = time.perf_counter()
         try:
-            onnx = None if variant.engine is None or variant.fused else self.onnx
+            onnx = None if variant.engine is None else self._file(variant)
             run = OptimizedModel(self._module(variant), variant, self.example, onnx=onnx)
             found = self._compared(run)
             trouble = None if found else f"dropped: {found.disagreement}"
@@ -225,6 +224,17 @@ class Search:
             self.notes += [note for note in notes if note not in self.notes]
             self.modules[variant.weights] = module
         return self.modules[variant.weights]
+
+    def _file(self, variant: Variant) -> Callable[[], bytes]:
+        """The ONNX model for an engine: one for all that compute the Global layers too, another with those
+        layers as operators of this library.
+        """
+        own = variant.fused
+        key = variant.weights if own else ()
+        if key not in self.files:
+            model = self._module(variant) if own else self.model
+            self.files[key] = cache(partial(onnx_bytes, model, self.example, own_operators=own))
+        return self.files[key]
 
     def _race(self, tried: Sequence[_Tried]) -> list[float]:
         """Median seconds of each, in alternating rounds."""
