@@ -108,6 +108,12 @@ def without_test(source: DataSource) -> DataSource:
     return replace(source, pools=pools, members=source.members | {"test": ("train", torch.arange(0))})
 
 
+def settings_of(file: dict[str, Any]) -> dict[str, Any]:
+    """Those that a file was made with; fields of the recipe that it does not know have their defaults."""
+    told: dict[str, Any] = file["settings"]
+    return {**told, "recipe": Recipe.from_dict(told["recipe"]).as_dict()}
+
+
 def settings(data: str, arm: str, seed: int, setting: Setting | None = None) -> dict[str, Any]:
     """What decides a training; a file with other settings is written anew. setting: default, the arm's."""
     setting = ARMS[arm].setting if setting is None else setting
@@ -157,7 +163,7 @@ def run_all(data: Iterable[str], arms: Iterable[str], seeds: Iterable[int], fold
             source = load_data(name, validation=RECIPE.validation)
             for arm in arms:
                 path, told = folder / f"{name}-{arm}-{seed}.json", settings(name, arm, seed)
-                if not path.exists() or read_json(path)["settings"] != told:
+                if not path.exists() or settings_of(read_json(path)) != told:
                     write_json(path, run(source, told))
                 found = read_json(path)
                 say(
@@ -187,7 +193,7 @@ def search(data: Iterable[str], arms: Iterable[str], folder: Path, say: Say) -> 
             for setting in ARMS[arm].tried:
                 path = folder / f"{name}-{arm}-{_slug(setting)}.json"
                 told = settings(name, arm, SEARCH_SEED, setting)
-                if not path.exists() or read_json(path)["settings"] != told:
+                if not path.exists() or settings_of(read_json(path)) != told:
                     write_json(path, try_setting(source, told, setting))
                 found = read_json(path)
                 say(f"{name:12} {ARMS[arm].words:26} {setting!s:50}: {100 * held_out(found):.1f} % held out")
@@ -214,7 +220,7 @@ def read_search(folder: Path = FOLDER / SEARCH) -> dict[str, dict[str, list[tupl
             for setting in ARMS[arm].tried:
                 told = settings(data, arm, SEARCH_SEED, setting)
                 for file in files:
-                    if file["settings"] == told:
+                    if settings_of(file) == told:
                         found.setdefault(data, {}).setdefault(arm, []).append((setting, file))
     return found
 

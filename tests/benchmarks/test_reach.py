@@ -179,7 +179,7 @@ def test_the_page_says_what_the_results_say():
 
 def test_the_results_are_of_the_present_settings():
     for path in sorted(REACH.FOLDER.glob("*.json")):
-        told = read_json(path)["settings"]
+        told = REACH.settings_of(read_json(path))
         assert told == REACH.settings(told["data"], told["arm"], told["seed"]), path.name
 
 

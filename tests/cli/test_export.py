@@ -67,7 +67,10 @@ def test_a_condensed_network_in_a_file(run, tmp_path):
     ("words", "parts"),
     [
         (("digits_conv", "--to", "onx", "--out", "a.onnx"), ("unknown target 'onx'", "'onnx'")),
-        (("digits_conv", "--to", "coreml", "--out", "a.mlpackage"), ("Known: executorch, onnx, openvino",)),
+        (
+            ("digits_conv", "--to", "coreml", "--out", "a.mlpackage"),
+            ("Known: executorch, onnx, onnxruntime, openvino",),
+        ),
         (("digits_conv", "--out", "a.pte", "--dynamic"), ("a file of executorch takes one shape",)),
         (("digits_conv", "--out", "a.tflite"), ("'a.tflite' must end in .onnx",)),
         (("digits_conv", "--to", "pt2", "--out", "a.onnx"), ("'a.onnx' must end in .pt2",)),

@@ -258,7 +258,7 @@ def test_a_file_of_another_function_is_not_kept(name, own, tmp_path, monkeypatch
     with pytest.raises(
         UserError, match=r"for images 1x3x16x16, the output is not the network's: deviates by 1"
     ):
-        globalcnn.export(own, path, example=(3, 16, 16), seconds=0, overwrite=True)
+        globalcnn.export(own, path, to=name, example=(3, 16, 16), seconds=0, overwrite=True)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "before"
 

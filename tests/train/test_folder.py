@@ -179,6 +179,19 @@ def test_more_epochs_where_every_rate_depends_on_them(stripes: DataSource, whole
         go(stripes, whole, QUICK.replace(epochs=3), resume=True)
 
 
+def test_a_run_of_a_version_without_a_field_of_the_recipe_goes_on(
+    stripes: DataSource, whole: Path, tmp_path: Path
+) -> None:
+    """Then the field had no effect, which is its default."""
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    about = json.loads(path.read_text())
+    del about["recipe"]["first_image_size"]
+    path.write_text(json.dumps(about))
+    go(stripes, tmp_path / "run", resume=True)
+    assert same(tmp_path / "run", whole)
+
+
 def test_a_run_json_of_something_else(stripes: DataSource, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     for text, word in (

@@ -18,6 +18,7 @@ from ..models.card import Card
 from ..models.weights import read_weights, save_weights
 from ..train.folder import OURS as OF_A_RUN
 from ..train.lock import LOCK, FolderLock
+from ..train.recipe import completed
 from .data import Plan
 
 RUN, PLAN, STEPS, REPORT, PICTURE = "run.json", "plan.json", "steps.json", "report.json", "report.png"
@@ -106,6 +107,8 @@ class CondenseFolder:
             raise UserError(f"{str(self.path / RUN)!r} does not describe a condensing")
         for part in sorted({*before, *told} - set(FREE)):
             then, now = before.get(part), told.get(part)
+            if part == "recipe" and isinstance(then, dict):
+                then = completed(then)
             if isinstance(then, dict) and isinstance(now, dict):
                 key = next((k for k in {**now, **then} if then.get(k) != now.get(k)), None)
                 if key is None:

@@ -30,7 +30,9 @@ def checked_target(
     if not isinstance(path, (str, os.PathLike)):
         raise UserTypeError(f"path={path!r} must name the file to write")
     path = Path(path)
-    suffixes = {target.suffix: name for name, target in reversed(list(TARGETS.items()))}  # the first of each
+    suffixes: dict[str, str] = {}
+    for name, each in TARGETS.items():
+        suffixes.setdefault(each.suffix, name)
     if to is None:
         if path.suffix not in suffixes:
             ends = " or ".join(f"{suffix} ({name})" for suffix, name in suffixes.items())

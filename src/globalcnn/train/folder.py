@@ -19,7 +19,7 @@ from ..models.weights import read_weights
 from .evaluate import Evaluation
 from .lock import LOCK, FolderLock
 from .loop import Trainer
-from .recipe import Recipe
+from .recipe import Recipe, completed
 from .state import check_state, load_state, save_state
 
 RUN, METRICS, STATE, LAST, BEST, SUMMARY, TEACHER = (
@@ -238,6 +238,8 @@ def what_differs(before: Any, now: dict[str, Any]) -> list[str]:
             if then != here:
                 different.append(f"{part} was {then!r} and is now {here!r}")
             continue
+        if part == "recipe":
+            then = completed(then)
         for key in {**here, **then}:
             if then.get(key) == here.get(key) or (part, key) == ("data", "test"):
                 continue

@@ -128,6 +128,11 @@ class Recipe:
         return Recipe().replace(**values)
 
 
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe in a file of an older version, with defaults for those that it did not know."""
+    return {**Recipe().as_dict(), **values}
+
+
 def _check(good: bool, name: str, value: object, allowed: str) -> None:
     if not good:
         raise UserError(f"recipe: {name}={value!r} must be {allowed}")
