@@ -100,6 +100,7 @@ def test_it_computes_what_the_pytorch_operator_does(threads):
         (lambda t, n: ([*t[:2], t[2][..., 1:], *t[3:]], n), "the shapes of its parameters do not fit"),
         (lambda t, n: ([*t[:3], t[3][:, 1:], *t[4:]], n), "the shapes of its parameters do not fit"),
         (lambda t, n: ([*t[:5], t[5][1:]], n), "the shapes of its parameters do not fit"),
+        (lambda t, n: ([*t[:2], torch.zeros(4, 8, 129, 129), *t[3:]], n), "the shapes of its parameters"),
         (lambda t, n: (t, n[1:]), "the shapes of its parameters do not fit"),
         (lambda t, n: (t, (*n[:2], 1e9, *n[3:])), "steps must be from 0 to 10000"),
         (lambda t, n: (t, (*n[:7], 2, *n[8:])), "scheme must be one of"),

@@ -1,8 +1,9 @@
-"""Whole Global layers as one operator of an engine, run by this library's kernels, for this process alone.
+"""Whole Global layers as one operator of an engine, run by this library's kernels.
 
 ONNX Runtime sees a Global layer of standard operators as some fifty nodes, each of which goes through memory.
 In a program made with `exported_program(..., own_operators=True)` a fused layer is one node,
-`globalcnn::GlobalLayer`; `ops/native/csrc/onnxruntime.cpp` registers it with a session.
+`globalcnn::GlobalLayer`; `ops/native/csrc/onnxruntime.cpp` registers it with a session: of this process
+(`operator_library`), or of any, from the library that `export` puts beside its file.
 """
 
 from __future__ import annotations

@@ -142,6 +142,7 @@ def _numbers_header(operator: Operator) -> str:
         "namespace globalcnn {",
         "",
         f"constexpr int64_t {constant} = {len(of_pde) + len(own)};",
+        f"constexpr int64_t MAX_{operator.name.upper()}_KERNEL = {spec.MAX_KERNEL};",
         "",
         f"// The plain arguments of {operator.name} from so many numbers; what is wrong with them, or null.",
         f"inline const char* read({_struct_of(operator)}& a, const double* numbers) {{",

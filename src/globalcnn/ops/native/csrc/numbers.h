@@ -8,6 +8,7 @@
 namespace globalcnn {
 
 constexpr int64_t LAYER_NUMBERS = 16;
+constexpr int64_t MAX_LAYER_KERNEL = 127;
 
 // The plain arguments of layer from so many numbers; what is wrong with them, or null.
 inline const char* read(LayerArgs& a, const double* numbers) {

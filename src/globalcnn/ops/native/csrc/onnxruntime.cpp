@@ -1,13 +1,14 @@
-// A whole Global layer as an operator of ONNX Runtime, `globalcnn::GlobalLayer`, for sessions of this
-// process.
+// A whole Global layer as an operator of ONNX Runtime, `globalcnn::GlobalLayer`.
 //
 // ONNX Runtime's packages come without its C header. What is needed of it is declared here: a table of
 // functions by their places, which its rules never change (new functions are added at the end), and the
 // struct of an operator, as both are since version 1.17.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -100,8 +101,10 @@ struct Operator {
   int (*last_version)(const Operator*);
 };
 
-#define TRY(call) \
-  if (Status* status = (call)) return status
+#define TRY(call)                               \
+  do {                                          \
+    if (Status* status = (call)) return status; \
+  } while (false)
 
 struct Input {
   void* data = nullptr;
@@ -132,11 +135,16 @@ struct Work {
   const Kernels& kernels;
   const LayerArgs& args;
   int64_t block, units, share, bytes;
+  std::atomic<bool> failed;
 
   static void run(void* with, size_t i) {
-    const Work& w = *static_cast<const Work*>(with);
+    Work& w = *static_cast<Work*>(with);
     const int64_t begin = int64_t(i) * w.share, end = std::min(w.units, begin + w.share);
-    w.kernels.layer(w.args, w.block, begin, end, scratch(w.bytes));
+    try {
+      w.kernels.layer(w.args, w.block, begin, end, scratch(w.bytes));
+    } catch (const std::bad_alloc&) {  // it must not leave a thread of the session
+      w.failed = true;
+    }
   }
 };
 
@@ -147,8 +155,9 @@ Status* run_layer(const Api& api, Handle context) {
   if (h.rank != 4 || !f.is(4, h.size))
     return api.failed("GlobalLayer: h and f must be of one shape (N, C, H, W)");
   const int64_t C = h.size[1], G = weight.size[0], k = weight.size[2];
-  const bool fit = weight.is(4, {G, C, k, k}) && (G == 2 || G == 4) && k % 2 == 1 && in[3].is(2, {G, C}) &&
-                   in[4].is(1, {C}) && in[5].is(1, {C}) && in[6].is(1, {LAYER_NUMBERS});
+  const bool fit = weight.is(4, {G, C, k, k}) && (G == 2 || G == 4) && k % 2 == 1 && k <= MAX_LAYER_KERNEL &&
+                   in[3].is(2, {G, C}) && in[4].is(1, {C}) && in[5].is(1, {C}) &&
+                   in[6].is(1, {LAYER_NUMBERS});
   if (!fit) return api.failed("GlobalLayer: the shapes of its parameters do not fit");
 
   LayerArgs a{};
@@ -169,11 +178,13 @@ Status* run_layer(const Api& api, Handle context) {
   const int64_t block = block_of(s, a.pde), units = s.N * blocks_of(C, block);
   // every share reads the weights anew: no more shares than keep all processors busy
   const int64_t share = std::max(grain_of(s, block, layer_cost(a.pde)), units / (4 * processors));
-  Work work{best, a, block, units, share, best.layer_scratch(a, block)};
+  Work work{best, a, block, units, share, best.layer_scratch(a, block), {false}};
   const int64_t shares = (units + share - 1) / share;
-  if (shares > 1) return api.in_parallel(context, &Work::run, size_t(shares), &work);
-  Work::run(&work, 0);
-  return nullptr;
+  if (shares > 1)
+    TRY(api.in_parallel(context, &Work::run, size_t(shares), &work));
+  else
+    Work::run(&work, 0);
+  return work.failed ? api.failed("GlobalLayer: no memory is left") : nullptr;
 }
 
 const Operator& global_layer() {
@@ -224,8 +235,10 @@ extern "C" __attribute__((visibility("default"))) void* RegisterCustomOps(void* 
   static std::mutex making;
   const std::lock_guard<std::mutex> alone(making);
   if (!domain) {
-    TRY(api->domain("globalcnn", &domain));
-    TRY(api->add_operator(domain, &global_layer()));
+    Handle made = nullptr;
+    TRY(api->domain("globalcnn", &made));
+    TRY(api->add_operator(made, &global_layer()));
+    domain = made;
   }
   return api->add_domain(options, domain);
 }
