@@ -11,20 +11,16 @@ writes results/mnist10-why/. `--list` shows the arms.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from globalcnn.errors import UserError
 from globalcnn.ops import PDE, Boundary
 from globalcnn.reproduce import find_recipe
 
-from .study import Arm, Study, as_table, collect, work
+from .study import Arm, Study, as_table, collect, parser, run, work
 
 NETWORK, DATA = "digits_global", "mnist"
 BASE = find_recipe("mnist_backbones").replace(validation=0.1)
@@ -78,50 +74,22 @@ _ALL = (
 STUDY = Study("mnist10-why", BASE, {arm.name: arm for arm in _ALL})
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.backbones",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data-dir", type=Path, help="the folder of the data")
-    parser.add_argument("--runs", type=Path, default=Path("runs/backbones"), help="default %(default)s")
-    parser.add_argument("--epochs", type=int, default=BASE.epochs, help="default %(default)s")
-    parser.add_argument("--arms", nargs="+", default=list(STUDY.arms), metavar="ARM", help="default all")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="default 1")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument(
-        "--collect", action="store_true", help="write the results of the trainings that ended"
-    )
-    parser.add_argument("--list", action="store_true", help="show the arms")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Returns the exit status."""
-    args = _arguments()
-    try:
-        for name in args.arms:
-            STUDY.arm(name)
-        if args.epochs < 1 or not args.minutes > 0:
-            raise UserError("--epochs must be 1 or more, and --minutes above 0")
-        if args.list:
-            for arm in STUDY.arms.values():
-                print(f"{arm.name:24}{arm.question}")
-        elif args.collect:
+    args = parser(STUDY, "backbones", __doc__, epochs=BASE.epochs, seed=1).parse_args()
+
+    def command(until: float) -> None:
+        if args.collect:
             for path in collect(STUDY, args.runs):
                 print(f"wrote {path}\n\n{as_table(STUDY, path)}")
-        else:
-            ended = work(
-                STUDY, NETWORK, DATA, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds,
-                epochs=dict.fromkeys(args.arms, args.epochs), group=f"{DATA}-{args.epochs}",
-                until=time.monotonic() + 60 * args.minutes,
-            )  # fmt: skip
-            print(f"{ended} training(s) ended")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+            return
+        ended = work(
+            STUDY, NETWORK, DATA, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds, until=until,
+            epochs=dict.fromkeys(args.arms, args.epochs), group=f"{DATA}-{args.epochs}",
+        )  # fmt: skip
+        print(f"{ended} training(s) ended")
+
+    return run(STUDY, args, command)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ shows the arms.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any, final
 
@@ -32,7 +30,7 @@ from globalcnn.measure import environment
 from globalcnn.train import CrossEntropy, Objective, Outcome, Recipe, train
 
 from .pages import ROOT, hardware, put
-from .study import Arm, Study, as_table, build, collect, work
+from .study import Arm, Study, as_table, build, collect, parser, run, work
 
 BASE = Recipe(name="base", batch_size=128, lr=0.2, precision="bf16", channels_last=True)
 PAGE = ROOT / "docs" / "accuracy-per-hour.md"
@@ -168,41 +166,19 @@ def section() -> str:
     return "\n\n".join([*parts, END])
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.per_hour",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--network", default="resnet_global_tiny_cifar", help="default %(default)s")
-    parser.add_argument("--data", default="cifar100", help="default %(default)s")
-    parser.add_argument("--data-dir", type=Path, help="the folder of the data")
-    parser.add_argument("--runs", type=Path, default=Path("runs/per-hour"), help="default %(default)s")
-    parser.add_argument("--epochs", type=int, default=12, help="of the base; default %(default)s")
-    parser.add_argument("--arms", nargs="+", default=list(STUDY.arms), metavar="ARM", help="default all")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default 0")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--cost", action="store_true", help="measure the seconds of an epoch of every arm")
-    parser.add_argument("--rounds", type=int, default=3, help="of --cost; default %(default)s")
-    parser.add_argument(
-        "--collect", action="store_true", help="write the results of the trainings that ended"
-    )
-    parser.add_argument("--list", action="store_true", help="show the arms")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Returns the exit status."""
-    args = _arguments()
-    try:
-        for name in args.arms:
-            STUDY.arm(name)
-        if args.epochs < 1 or args.rounds < 1 or not args.minutes > 0:
-            raise UserError("--epochs and --rounds must be 1 or more, and --minutes above 0")
-        if args.list:
-            for arm in STUDY.arms.values():
-                print(f"{arm.name:24}{arm.question}")
-        elif args.cost:
+    options = parser(STUDY, "per_hour", __doc__, epochs=12, seed=0)
+    options.add_argument("--network", default="resnet_global_tiny_cifar", help="default %(default)s")
+    options.add_argument("--data", default="cifar100", help="default %(default)s")
+    options.add_argument("--cost", action="store_true", help="measure the seconds of an epoch of every arm")
+    options.add_argument("--rounds", type=int, default=3, help="of --cost; default %(default)s")
+    args = options.parse_args()
+
+    def command(until: float) -> None:
+        if args.rounds < 1:
+            raise UserError("--rounds must be 1 or more")
+        if args.cost:
             print(f"wrote {measure_costs(args.network, args.data, args.data_dir, rounds=args.rounds)}")
         elif args.collect:
             for path in collect(STUDY, args.runs):
@@ -212,13 +188,11 @@ def main() -> int:
             ended = work(
                 STUDY, args.network, args.data, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds,
                 epochs=epochs_for(args.network, args.data, args.arms, args.epochs),
-                group=f"{args.network}-{args.data}-{args.epochs}", until=time.monotonic() + 60 * args.minutes,
+                group=f"{args.network}-{args.data}-{args.epochs}", until=until,
             )  # fmt: skip
             print(f"{ended} training(s) ended")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run(STUDY, args, command)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +16,7 @@ from torch import nn
 
 from globalcnn import create_model
 from globalcnn.data import load_data
-from globalcnn.errors import unknown_name
+from globalcnn.errors import UserError, unknown_name
 from globalcnn.files import read_json, write_json
 from globalcnn.measure import environment
 from globalcnn.train import Objective, Recipe, train
@@ -135,6 +138,8 @@ def collect(study: Study, runs: Path) -> list[Path]:
         told = read_json(path)
         if told["arm"] in study.arms:
             found.setdefault(path.parent.parent.name, {})[told["arm"], told["seed"]] = told
+    if not found:
+        raise UserError(f"no training of this study has ended in {str(runs)!r}")
     written = []
     for group, each in found.items():
         target = study.folder / f"{group}.json"
@@ -187,3 +192,46 @@ def as_table(study: Study, path: Path) -> str:
         "best epoch's", "test accuracy",
     )  # fmt: skip
     return table(heads, [row[1:] for row in rows])
+
+
+def parser(
+    study: Study, module: str, about: str | None, *, epochs: int, seed: int
+) -> argparse.ArgumentParser:
+    """The command line of a study. module: its name in `benchmarks`; about: its docstring."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{module}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    runs = Path("runs") / module.replace("_", "-")
+    made.add_argument("--data-dir", type=Path, help="the folder of the data")
+    made.add_argument("--runs", type=Path, default=runs, help="default %(default)s")
+    made.add_argument(
+        "--epochs", type=int, default=epochs, help=f"of {next(iter(study.arms))}; default %(default)s"
+    )
+    made.add_argument("--arms", nargs="+", default=list(study.arms), metavar="ARM", help="default all")
+    made.add_argument("--seeds", nargs="+", type=int, default=[seed], help=f"default {seed}")
+    made.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    made.add_argument("--collect", action="store_true", help="write the results of the trainings that ended")
+    made.add_argument("--list", action="store_true", help="show the arms")
+    return made
+
+
+def run(study: Study, args: argparse.Namespace, command: Callable[[float], None]) -> int:
+    """Check the options of `parser`, show the arms, or call the command with the time (`time.monotonic()`) when it
+    ends. The exit status: 2 for a mistake, told in one line.
+    """
+    try:
+        for name in args.arms:
+            study.arm(name)
+        if args.epochs < 1 or not args.minutes > 0:
+            raise UserError("--epochs must be 1 or more, and --minutes above 0")
+        if args.list:
+            for arm in study.arms.values():
+                print(f"{arm.name:24}{arm.question}")
+        else:
+            command(time.monotonic() + 60 * args.minutes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
