@@ -57,6 +57,10 @@ class HarderShare(Objective):
         return {"name": "harder_share", "share": self.share, **self.labels.describe()}
 
 
+def _muon(lr: float, *, weight_decay: float = 0.05) -> dict[str, Any]:
+    return {"optimizer": "muon", "lr": lr, "weight_decay": weight_decay}
+
+
 _ALL = (
     Arm("base", "the recipe that all others change"),
     Arm("no-smoothing", "labels as they are", {"label_smoothing": 0.0}),
@@ -70,9 +74,39 @@ _ALL = (
         "learning from the harder half of each batch",
         objective=lambda recipe: HarderShare(0.5, label_smoothing=recipe.label_smoothing),
     ),
-    Arm("muon", "Muon for convolutions", {"optimizer": "muon", "lr": 0.005, "weight_decay": 0.05}),
+    Arm("muon", "Muon for dense convolutions, AdamW for the rest, lr 0.005", _muon(0.005)),
+    Arm("muon-faster", "Muon, lr 0.015", _muon(0.015)),
+    Arm("muon-0.03", "Muon, lr 0.03", _muon(0.03), costs_as="muon-faster"),
+    Arm("muon-0.06", "Muon, lr 0.06", _muon(0.06), costs_as="muon-faster"),
     Arm(
-        "muon-faster", "Muon, three times the rate", {"optimizer": "muon", "lr": 0.015, "weight_decay": 0.05}
+        "muon-little-decay",
+        "Muon, lr 0.03, a tenth of its weight decay",
+        _muon(0.03, weight_decay=0.005),
+        costs_as="muon-faster",
+    ),
+    Arm(
+        "muon-nesterov",
+        "Muon with Nesterov's momentum, lr 0.03",
+        {**_muon(0.03), "optimizer": "nmuon"},
+        costs_as="muon-faster",
+    ),
+    Arm(
+        "muon-no-smoothing",
+        "Muon, lr 0.03, labels as they are",
+        {**_muon(0.03), "label_smoothing": 0.0},
+        costs_as="muon-faster",
+    ),
+    Arm(
+        "muon-batch-64",
+        "Muon, lr 0.03, half the batch",
+        {**_muon(0.03), "batch_size": 64},
+        costs_as="muon-faster",
+    ),
+    Arm(
+        "muon-batch-256",
+        "Muon, lr 0.03, twice the batch",
+        {**_muon(0.03), "batch_size": 256},
+        costs_as="muon-faster",
     ),
     Arm("larger-lr", "twice the learning rate", {"lr": 0.4}),
     Arm("batch-64", "half the batch, half the rate", {"batch_size": 64, "lr": 0.1}),
@@ -111,9 +145,10 @@ def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int
         layout="NCHW",
         validation=0,
     )
-    seconds: dict[str, list[float]] = {name: [] for name in STUDY.arms}
+    timed = {name: arm for name, arm in STUDY.arms.items() if arm.costs_as is None}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(rounds + 1):  # the first one prepares kernels
-        for name, arm in STUDY.arms.items():
+        for name, arm in timed.items():
             model = build(arm, network, num_classes=len(source.classes), seed=0)
             recipe = STUDY.recipe(name, COST_EPOCHS).replace(validation=0.0)
             objective = None if arm.objective is None else arm.objective(recipe)
@@ -143,7 +178,11 @@ def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int
 def epochs_for(network: str, data: str, arms: list[str], epochs: int) -> dict[str, int]:
     """How many epochs of each arm take the time of so many of the base's."""
     relative = read_json(costs_file(network, data))["relative"]
-    return {arm: max(1, round(epochs / relative[arm])) for arm in arms}
+    return {arm: max(1, round(epochs / relative[_timed(arm)])) for arm in arms}
+
+
+def _timed(arm: str) -> str:
+    return STUDY.arm(arm).costs_as or arm
 
 
 def section() -> str:

@@ -28,7 +28,8 @@ from .stretches import RESULT, EndsAt, OutOfTime, claimed
 @dataclass(frozen=True)
 class Arm:
     """What differs from the base: fields of the recipe, settings of the network's constructor, what is done to the
-    new network, another network altogether, what is minimised.
+    new network, another network altogether, what is minimised. costs_as: the arm whose epochs take as long, if this
+    one's were not timed.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Arm:
     prepare: Callable[[nn.Module], None] | None = None
     network: str | None = None
     objective: Callable[[Recipe], Objective] | None = None
+    costs_as: str | None = None
 
 
 @dataclass(frozen=True)
