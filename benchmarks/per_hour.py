@@ -4,7 +4,7 @@
     python -m benchmarks.per_hour --data-dir DIR --runs RUNS
     python -m benchmarks.per_hour --runs RUNS --collect
 
-`--cost` trains every arm on a few images for all its epochs, in rounds side by side, for the seconds of an epoch. The
+`--cost` trains the arms (default all) on a few images, in rounds side by side, for the seconds of an epoch. The
 trainings read them from results/per-hour/: each arm gets as many epochs as take the time that the base takes for
 `--epochs`. Accuracy is that on 10 % of the training images, held out, after the last epoch; test images decide
 nothing. Each training keeps its state in RUNS: the same command continues where the last one stopped, and several
@@ -131,8 +131,8 @@ def costs_file(network: str, data: str) -> Path:
     return STUDY.folder / f"cost-{network}-{data}.json"
 
 
-def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int) -> Path:
-    """Seconds per image of every arm beside the base, medians over rounds in which all run once."""
+def measure_costs(network: str, data: str, data_dir: Path | None, *, arms: list[str], rounds: int) -> Path:
+    """Seconds per image of the arms beside the base, medians over rounds in which all run once."""
     source = load_data(data, data_dir=data_dir, validation=0, seed=0)
     assert isinstance(source, TensorSource)
     part = source.pools["train"]
@@ -145,7 +145,8 @@ def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int
         layout="NCHW",
         validation=0,
     )
-    timed = {name: arm for name, arm in STUDY.arms.items() if arm.costs_as is None}
+    wanted = {"base", *map(_timed, arms)}
+    timed = {name: arm for name, arm in STUDY.arms.items() if name in wanted}
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(rounds + 1):  # the first one prepares kernels
         for name, arm in timed.items():
@@ -177,7 +178,13 @@ def measure_costs(network: str, data: str, data_dir: Path | None, *, rounds: int
 
 def epochs_for(network: str, data: str, arms: list[str], epochs: int) -> dict[str, int]:
     """How many epochs of each arm take the time of so many of the base's."""
-    relative = read_json(costs_file(network, data))["relative"]
+    path = costs_file(network, data)
+    relative = read_json(path)["relative"] if path.is_file() else {}
+    missing = sorted({_timed(arm) for arm in arms} - set(relative))
+    if missing:
+        raise UserError(
+            f"{str(path)!r} has no time of {', '.join(missing)}: measure it by --cost --network {network} --data {data}"
+        )
     return {arm: max(1, round(epochs / relative[_timed(arm)])) for arm in arms}
 
 
@@ -210,7 +217,7 @@ def main() -> int:
     options = parser(STUDY, "per_hour", __doc__, epochs=12, seed=0)
     options.add_argument("--network", default="resnet_global_tiny_cifar", help="default %(default)s")
     options.add_argument("--data", default="cifar100", help="default %(default)s")
-    options.add_argument("--cost", action="store_true", help="measure the seconds of an epoch of every arm")
+    options.add_argument("--cost", action="store_true", help="measure the seconds of an epoch of the arms")
     options.add_argument("--rounds", type=int, default=3, help="of --cost; default %(default)s")
     args = options.parse_args()
 
@@ -218,7 +225,8 @@ def main() -> int:
         if args.rounds < 1:
             raise UserError("--rounds must be 1 or more")
         if args.cost:
-            print(f"wrote {measure_costs(args.network, args.data, args.data_dir, rounds=args.rounds)}")
+            path = measure_costs(args.network, args.data, args.data_dir, arms=args.arms, rounds=args.rounds)
+            print(f"wrote {path}")
         elif args.collect:
             for path in collect(STUDY, args.runs):
                 print(f"wrote {path}")
