@@ -5,9 +5,10 @@
 
 A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (the fields that differ from the modern
 recipe) and `shipped_seed`. Each training keeps its state in RUNS/ROW-seedSEED after every epoch, and the same command
-continues where the last one stopped. `--collect` writes results/rows/ROW.json, copies the weights after the last
-epoch of the seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. No
-setting was chosen by test accuracy: 10 % of the training images are held out.
+continues where the last one stopped; `--seeds` trains some of them. `--collect` writes results/rows/ROW.json (seeds
+that it has already, by the same recipe, stay), copies the weights after the last epoch of the seed that is shipped,
+writes the claim into the card, and makes the table in weights/README.md anew. No setting was chosen by test accuracy:
+10 % of the training images are held out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,6 +31,7 @@ from globalcnn.files import read_json, write_json
 from globalcnn.measure import count
 from globalcnn.models import load_with_card
 from globalcnn.train import Recipe, train
+from globalcnn.train.recipe import completed
 
 from .pages import RESULTS, ROOT, put, table
 from .stretches import EndsAt, OutOfTime
@@ -38,12 +41,22 @@ START, END = "<!-- rows: written by python -m benchmarks.rows -->", "<!-- end of
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST"}
 
 
-def work(row: str, data_dir: Path | None, runs: Path, *, until: float, device: str = "auto") -> bool:
-    """Train all seeds of a row that are not done; False where the time is over before."""
+def work(
+    row: str,
+    data_dir: Path | None,
+    runs: Path,
+    *,
+    until: float,
+    seeds: Sequence[int] | None = None,
+    device: str = "auto",
+) -> bool:
+    """Train the seeds (default the card's) of a row that are not done; False where the time is over before."""
     card = read_json(WEIGHTS / f"{row}.json")
     recipe = Recipe().replace(**card["recipe"])
     data = load_data(card["data"], data_dir=data_dir, validation=recipe.validation, seed=0)
-    for seed in card["seeds"]:
+    for seed in card["seeds"] if seeds is None else seeds:
+        if seed not in card["seeds"]:
+            raise UserError(f"{row}: seed {seed} is not one of its card: {card['seeds']}")
         out = runs / f"{row}-seed{seed}"
         if (out / "summary.json").is_file():
             continue
@@ -64,16 +77,20 @@ def work(row: str, data_dir: Path | None, runs: Path, *, until: float, device: s
 def collect(row: str, runs: Path) -> None:
     """Write the results of the trainings that ended, and what the card says of them."""
     card = read_json(WEIGHTS / f"{row}.json")
-    summaries = {s: runs / f"{row}-seed{s}" / "summary.json" for s in card["seeds"]}
-    done = {seed: read_json(path) for seed, path in summaries.items() if path.is_file()}
-    if card["shipped_seed"] not in done:
-        raise UserError(f"{row}: the training of seed {card['shipped_seed']} has not ended in {str(runs)!r}")
-    wanted = Recipe().replace(**card["recipe"])
-    for seed, told in done.items():
-        if Recipe.from_dict(told["recipe"]) != wanted:
-            raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
-    first = done[card["shipped_seed"]]
     result = RESULTS / "rows" / f"{row}.json"
+    wanted = Recipe().replace(**card["recipe"])
+    earlier = read_json(result)["runs"] if result.is_file() else []
+    found = {told["seed"]: told for told in earlier if _recipe(told) == wanted}  # from runs that are gone
+    summaries = {seed: runs / f"{row}-seed{seed}" / "summary.json" for seed in card["seeds"]}
+    fresh = {seed: read_json(path) for seed, path in summaries.items() if path.is_file()}
+    for seed, told in fresh.items():
+        if _recipe(told) != wanted:
+            raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
+    found.update(fresh)
+    done = {seed: found[seed] for seed in card["seeds"] if seed in found}
+    shipped = card["shipped_seed"]
+    if shipped not in done:
+        raise UserError(f"{row}: the training of seed {shipped} has not ended in {str(runs)!r}")
     kept = (
         "seed",
         "test_accuracy",
@@ -89,12 +106,13 @@ def collect(row: str, runs: Path) -> None:
         {
             "row": row,
             "seeds": list(done),
-            "environment": first["environment"],
+            "environment": done[shipped]["environment"],
             "runs": [{k: told[k] for k in kept} for told in done.values()],
         },
     )
-    weights = runs / f"{row}-seed{card['shipped_seed']}" / "last.safetensors"
-    shutil.copyfile(weights, WEIGHTS / f"{row}.safetensors")
+    weights = WEIGHTS / f"{row}.safetensors"
+    if shipped in fresh:
+        shutil.copyfile(runs / f"{row}-seed{shipped}" / "last.safetensors", weights)
     model, about = load_with_card(weights)
     counted = count(model, (about.in_chans, *about.image_size))
     told = claim(card["network"], card["data"], done)
@@ -109,6 +127,11 @@ def collect(row: str, runs: Path) -> None:
     write_json(WEIGHTS / f"{row}.json", card)
 
 
+def _recipe(told: dict[str, Any]) -> Recipe:
+    """What a training used; fields that its version did not know have their defaults."""
+    return Recipe.from_dict(completed(told["recipe"]))
+
+
 def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What a card says of trainings by seed.
 
@@ -120,8 +143,9 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     each = {str(seed): told["test_accuracy"] for seed, told in done.items()}
     first = next(iter(done.values()))
     hours = round(fmean(told["training_seconds"] for told in done.values()) / 3600, 2)
-    e = first["environment"]
-    hardware = e["gpu"] or f"{e['cpu']}, {e['threads']} thread(s)"
+    machines = [told["environment"] for told in done.values()]
+    used = dict.fromkeys(e["gpu"] or f"{e['cpu']}, {e['threads']} thread(s)" for e in machines)
+    hardware = " and ".join(used)
     mean, spread = fmean(each.values()), max(each.values()) - min(each.values())
     seeds = f"seed {next(iter(each))}"
     if len(each) > 1:
@@ -164,6 +188,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="the folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/rows"), help="default %(default)s")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--seeds", type=int, nargs="+", help="some of the card's; default all")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--collect", action="store_true", help="write the results of the trainings that ended"
@@ -183,7 +208,7 @@ def main() -> int:
         for row in args.rows or known:
             if args.collect:
                 collect(row, args.runs)
-            elif not work(row, args.data_dir, args.runs, until=until, device=args.device):
+            elif not work(row, args.data_dir, args.runs, until=until, seeds=args.seeds, device=args.device):
                 return 0
         if args.collect:
             put(WEIGHTS / "README.md", section())

@@ -1,0 +1,75 @@
+"""Rows of weights/: which trainings count, what the card says, which file is shipped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import rows
+from globalcnn import UserError, create_model, data
+from globalcnn.train import Recipe, train
+
+ROW = "digits_conv-mnist"
+RECIPE = {"epochs": 1, "ema_decay": 0.0}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A repository of results and weights with one card, and a folder of runs."""
+    for name in ("weights", "results", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(rows, "ROOT", tmp_path)
+    monkeypatch.setattr(rows, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    card = {"network": "digits_conv", "data": "mnist", "seeds": [0, 1], "shipped_seed": 0, "recipe": RECIPE}
+    (tmp_path / "weights" / f"{ROW}.json").write_text(json.dumps(card))
+    return tmp_path
+
+
+def train_seed(runs, seed, **changes):
+    """A run of that seed on a few images, as `rows.work` leaves it."""
+    images = torch.zeros(20, 1, 28, 28, dtype=torch.uint8)
+    labels = torch.arange(20) % 10
+    few = data.from_arrays(images, labels, x_test=images, y_test=labels, layout="NCHW")
+    recipe = Recipe().replace(**RECIPE, **changes)
+    torch.manual_seed(seed)
+    train(create_model("digits_conv"), few, recipe, out=runs / f"{ROW}-seed{seed}", seed=seed, device="cpu")
+
+
+def card_of(folders):
+    return json.loads((folders / "weights" / f"{ROW}.json").read_text())
+
+
+def test_a_seed_whose_run_is_gone_stays_in_the_result_and_the_shipped_weights_stay(folders):
+    train_seed(folders / "runs", 0)
+    rows.collect(ROW, folders / "runs")
+    assert card_of(folders)["seeds"] == [0]
+    shipped = (folders / "weights" / f"{ROW}.safetensors").read_bytes()
+    later = folders / "later"
+    train_seed(later, 1)
+    (folders / "weights" / f"{ROW}.json").write_text(json.dumps({**card_of(folders), "seeds": [0, 1]}))
+    rows.collect(ROW, later)
+    card = card_of(folders)
+    assert card["seeds"] == [0, 1]
+    assert list(card["test_accuracy"]) == ["0", "1"]
+    assert "mean of seeds 0, 1" in card["claim"]
+    assert (folders / "weights" / f"{ROW}.safetensors").read_bytes() == shipped
+
+
+def test_runs_of_another_recipe_do_not_count(folders):
+    train_seed(folders / "runs", 0)
+    rows.collect(ROW, folders / "runs")
+    changed = {**card_of(folders), "recipe": {**RECIPE, "lr": 0.2}}
+    (folders / "weights" / f"{ROW}.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="another recipe"):
+        rows.collect(ROW, folders / "runs")
+    with pytest.raises(UserError, match="has not ended"):
+        rows.collect(ROW, folders / "elsewhere")
+
+
+def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):
+    monkeypatch.setattr(rows, "load_data", lambda *args, **kwargs: None)
+    with pytest.raises(UserError, match="seed 7 is not one"):
+        rows.work(ROW, None, folders / "runs", until=0.0, seeds=[7])
