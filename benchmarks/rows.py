@@ -3,12 +3,13 @@
     python -m benchmarks.rows ROW [ROW ...] --data-dir DIR --runs RUNS
     python -m benchmarks.rows ROW [ROW ...] --runs RUNS --collect
 
-A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (the fields that differ from the modern
-recipe) and `shipped_seed`. Each training keeps its state in RUNS/ROW-seedSEED after every epoch, and the same command
-continues where the last one stopped; `--seeds` trains some of them. `--collect` writes results/rows/ROW.json (seeds
-that it has already, by the same recipe, stay), copies the weights after the last epoch of the seed that is shipped,
-writes the claim into the card, and makes the table in weights/README.md anew. No setting was chosen by test accuracy:
-10 % of the training images are held out.
+A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (fields; those that are left out have the
+modern recipe's values, and `--collect` adds them) and `shipped_seed`. Each training keeps its state in
+RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one stopped; `--seeds` trains some
+of them. `--collect` writes results/rows/ROW.json (seeds that it has already, by the same recipe, stay), copies the
+weights after the last epoch of the seed that is shipped, writes the claim into the card, and makes the table in
+weights/README.md anew. No setting was chosen by test accuracy, but in studies with held-out training images
+(docs/accuracy-per-hour.md), and the last epoch counts.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def work(
 ) -> bool:
     """Train the seeds (default the card's) of a row that are not done; False where the time is over before."""
     card = read_json(WEIGHTS / f"{row}.json")
-    recipe = Recipe().replace(**card["recipe"])
+    recipe = Recipe.from_dict(card["recipe"])
     data = load_data(card["data"], data_dir=data_dir, validation=recipe.validation, seed=0)
     for seed in card["seeds"] if seeds is None else seeds:
         if seed not in card["seeds"]:
@@ -78,7 +79,7 @@ def collect(row: str, runs: Path) -> None:
     """Write the results of the trainings that ended, and what the card says of them."""
     card = read_json(WEIGHTS / f"{row}.json")
     result = RESULTS / "rows" / f"{row}.json"
-    wanted = Recipe().replace(**card["recipe"])
+    wanted = Recipe.from_dict(card["recipe"])
     earlier = read_json(result)["runs"] if result.is_file() else []
     found = {told["seed"]: told for told in earlier if _recipe(told) == wanted}  # from runs that are gone
     summaries = {seed: runs / f"{row}-seed{seed}" / "summary.json" for seed in card["seeds"]}
@@ -119,6 +120,7 @@ def collect(row: str, runs: Path) -> None:
     card = {"claim": told.pop("claim"), **{k: v for k, v in card.items() if k != "claim"}, **told}
     card.update(
         seeds=list(done),
+        recipe=wanted.as_dict(),
         result=str(result.relative_to(ROOT)),
         parameters=counted.params,
         macs=counted.macs,

@@ -23,6 +23,7 @@ from .arms import Arm, find_arm
 RECIPE = Recipe(
     name="ablation",
     batch_size=128,
+    optimizer="sgd",
     lr=0.2,
     weight_decay=1e-4,
     decay_norms_and_biases=False,

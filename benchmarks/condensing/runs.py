@@ -36,7 +36,7 @@ ORIGINAL, SECONDS, EPOCHS, BEFORE = (
     "before.json",
 )
 BATCH = 256  # of evaluations
-SCRATCH = Recipe()
+SCRATCH = Recipe(optimizer="sgd")
 AFTERWARDS = SCRATCH.replace(lr=SCRATCH.lr / 2)  # of trained weights; the default of `condense.recover`
 
 

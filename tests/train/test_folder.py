@@ -74,7 +74,7 @@ def test_killed_before_the_first_state(
 def test_killed_before_the_first_state_with_other_settings(stripes: DataSource, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         go(stripes, tmp_path / "run", reporter=KilledAtTheStart())
-    with pytest.raises(UserError, match=r"lr was 0\.1 and is now 0\.2"):
+    with pytest.raises(UserError, match=r"lr was 0\.03 and is now 0\.2"):
         go(stripes, tmp_path / "run", QUICK.replace(lr=0.2), resume=True)
 
 

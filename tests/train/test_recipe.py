@@ -48,6 +48,22 @@ def test_a_value_that_does_not_fit_is_named(field, value, word):
     assert field.split("_")[0] in str(caught.value)
 
 
+def test_rates_follow_the_optimiser_unless_they_are_given():
+    sgd, muon = (0.1, 5e-4), (0.03, 0.05)
+
+    def rates(recipe):
+        return recipe.lr, recipe.weight_decay
+
+    assert Recipe().optimizer == "muon"
+    assert rates(Recipe()) == rates(Recipe().replace(epochs=3)) == muon
+    assert rates(Recipe(optimizer="sgd")) == rates(Recipe().replace(optimizer="sgd")) == sgd
+    assert rates(Recipe(optimizer="sgd").replace(optimizer="nmuon")) == muon
+    assert rates(Recipe(lr=0.2).replace(optimizer="sgd")) == (0.2, 5e-4)
+    assert rates(Recipe().replace(optimizer="sgd", weight_decay=0.05)) == (0.1, 0.05)
+    assert rates(Recipe.from_dict({"optimizer": "sgd", "lr": 0.4})) == (0.4, 5e-4)
+    assert rates(Recipe(optimizer="rmsproptf")) == sgd
+
+
 def test_an_unknown_field_is_named_with_a_near_one():
     with pytest.raises(UserError, match=r"'batchsize'.*'batch_size'"):
         Recipe().replace(batchsize=3)

@@ -17,13 +17,13 @@ from ..condense.recover_folder import PICTURE, check_free
 from ..data import DataSource
 from ..errors import UserError
 from ..models import Card, NamedSource, load_with_card, parse_source, shown_name
-from ..train import Recipe, Reporter
+from ..train import Recipe, Reporter, suited_to
 from ..train.setting_up import checked_device, checked_seed
 from ..viz import plot_recovery
 from .condense_args import Args, is_checkpoint, planned, timed_images
 from .console import count, milliseconds, percent, say, say_notes, table
 from .evaluate import run_of
-from .options import DataOptions, resolve_recipe
+from .options import DataOptions, given_fields, resolve_recipe
 from .reporting import TrainingReporter
 
 
@@ -123,11 +123,12 @@ def _given(args: Args) -> _Given:
 
 
 def _recipe(args: Args, options: DataOptions) -> Recipe:
-    """The recipe of the end-to-end phase: half the learning rate of the modern one, unless given."""
-    recipe = resolve_recipe(args.recipe, "", args.changes, options.data)
-    if args.recipe == "modern" and args.changes.lr is None:
-        recipe = recipe.replace(lr=recipe.lr / 2)
-    return recipe
+    """The recipe of the end-to-end phase: SGD and half the usual learning rate, unless given."""
+    if args.recipe != "modern":
+        return resolve_recipe(args.recipe, "", args.changes, options.data)
+    given = given_fields(args.changes)
+    recipe = suited_to(Recipe(optimizer=given.get("optimizer", "sgd")), options.data)
+    return recipe.replace(**{"lr": recipe.lr / 2, **given})
 
 
 @contextmanager

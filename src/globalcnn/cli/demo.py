@@ -66,7 +66,7 @@ def run(args: Args) -> None:
     start = time.perf_counter()
     out = new_folder(args.out, overwrite=args.overwrite, ours=OUTPUTS)
     data = load_data("digits", validation=0.0)
-    base = suited_to(Recipe(validation=0.0, label_smoothing=0.0), "digits")
+    base = suited_to(Recipe(optimizer="sgd", validation=0.0, label_smoothing=0.0), "digits")
     say(
         f"data: real digits of {len(data.classes)} classes, {data.size('train')} to train and "
         f"{data.size('test')} to test"

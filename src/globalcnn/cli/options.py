@@ -115,7 +115,7 @@ def parsed_settings(words: Sequence[str]) -> dict[str, Any]:
 def _recipe_options() -> type:
     """A dataclass with every field of `Recipe`, optional: None leaves the recipe's own value."""
     options: list[tuple[str, Any, Any]] = []
-    hints = {f.name: f for f in fields(Recipe)}
+    hints, defaults = {f.name: f for f in fields(Recipe)}, Recipe()
     types: dict[str, Any] = {
         "int": int,
         "float": float,
@@ -128,7 +128,8 @@ def _recipe_options() -> type:
         if name == "name":
             continue
         kind = types[str(f.type).removesuffix(" | None")]
-        modern = "none" if f.default in ("", ()) else f.default
+        default = getattr(defaults, name)
+        modern = "none" if default in ("", ()) else default
         about = f"{f.metadata['help']}; modern: {modern}"
         options.append((name, Annotated[kind | None, tyro.conf.arg(help=about)], field(default=None)))
     made = make_dataclass("RecipeOptions", options, frozen=True)
@@ -150,9 +151,13 @@ RecipeName = Annotated[
 
 def resolve_recipe(name: str, model: str, options: Any, data_name: str) -> Recipe:
     """The recipe called `name`, as it suits the data, with the fields that were given on the command line."""
-    recipe = suited_to(find_recipe(name, model), data_name)
+    return suited_to(find_recipe(name, model), data_name).replace(**given_fields(options))
+
+
+def given_fields(options: Any) -> dict[str, Any]:
+    """The fields of a recipe that were given on the command line."""
     given = {f.name: getattr(options, f.name) for f in fields(options)}
-    return recipe.replace(**{k: v for k, v in given.items() if v is not None})
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def new_folder(path: Path, *, overwrite: bool, ours: Sequence[str]) -> Path:

@@ -62,7 +62,7 @@ def recover(
 
     original: a trained classifier; not changed, but put into eval mode. plan: as `plan` gives it, or a
     function that makes it, which is not called when a run is resumed. data: as in `globalcnn.train`, with the
-    classes of the original. recipe: of the end-to-end phase; default `Recipe()` with half its learning rate.
+    classes of the original. recipe: of the end-to-end phase; default `Recipe(optimizer="sgd", lr=0.05)`.
     out: a folder, new or empty unless `resume` or `overwrite`. budget: with a speedup, which stages are
     condensed is chosen among all of the plan, by the errors that remain after the repair; else the plan's own
     choice stays. example: a batch for measuring times; default 64 images of noise. card: of the original's
@@ -72,7 +72,7 @@ def recover(
     On a CPU, a killed and resumed run gives the same weights, bit for bit. Raises `UserError` for what does
     not fit.
     """
-    recipe = Recipe(lr=0.05) if recipe is None else recipe
+    recipe = Recipe(optimizer="sgd", lr=0.05) if recipe is None else recipe
     recovery = Recovery() if recovery is None else recovery
     if not isinstance(recipe, Recipe) or not isinstance(recovery, Recovery):
         raise UserTypeError("recipe must be a Recipe, and recovery a Recovery")

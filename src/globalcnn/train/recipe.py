@@ -13,6 +13,8 @@ from ..errors import UserError, UserTypeError, unknown_name
 SCHEDULES = ("cosine", "step", "exponential", "constant")
 PRECISIONS = ("no", "bf16", "fp16")
 LARGEST = 1e30  # of any number: float32 has room for it
+_RATES = {"muon": (0.03, 0.05), "nmuon": (0.03, 0.05), "adamw": (1e-3, 0.05)}  # learning rate, weight decay
+_RATES_OF_OTHERS = (0.1, 5e-4)  # those of SGD
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -25,21 +27,31 @@ class Recipe:
 
     Every field can be given on the command line of `globalcnn train` under its own name, with "-" for "_".
     Lengths of time are in epochs, learning rates per optimiser step, batch sizes per process.
+    Where learning rate and weight decay are not given, they are the usual ones of the optimiser.
 
     Raises `UserError` or `UserTypeError` for a value that does not fit.
 
     >>> Recipe(epochs=5).replace(lr=0.1).lr
     0.1
+    >>> Recipe().lr, Recipe(optimizer="sgd").lr, Recipe().replace(optimizer="sgd").lr
+    (0.03, 0.1, 0.1)
     """
 
     name: str = _setting("modern", "what the recipe is called in reports")
     epochs: int = _setting(20, "passes over the training images")
     batch_size: int = _setting(64, "images per step and process")
-    optimizer: str = _setting("sgd", "name of one of timm's optimisers; sgd is Nesterov's")
-    lr: float = _setting(0.1, "largest learning rate")
+    optimizer: str = _setting(
+        "muon",
+        "name of one of timm's optimisers; muon is for dense weights, AdamW for the rest; sgd is Nesterov's",
+    )
+    lr: float = _setting(
+        None, "largest learning rate; default 0.03 for muon, 0.001 for adamw, 0.1 for others"
+    )
     momentum: float = _setting(0.9, "momentum of SGD-like optimisers")
     optimizer_eps: float | None = _setting(None, "eps of adaptive optimisers; default the optimiser's own")
-    weight_decay: float = _setting(5e-4, "weight decay")
+    weight_decay: float = _setting(
+        None, "weight decay; default 0.05 for muon and adamw, where it is decoupled, 0.0005 for others"
+    )
     decay_norms_and_biases: bool = _setting(True, "weight decay on norms and biases too, as in older recipes")
     schedule: str = _setting("cosine", "cosine, step (at milestones), exponential or constant")
     milestones: tuple[int, ...] = _setting((), "epochs at which a step schedule multiplies by decay-rate")
@@ -73,6 +85,10 @@ class Recipe:
     compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self) -> None:
+        if isinstance(self.optimizer, str):
+            for name, usual in usual_rates(self.optimizer).items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, usual)
         for name in ("milestones", "lr_noise"):
             if isinstance(getattr(self, name), list):  # from JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -112,10 +128,21 @@ class Recipe:
             )
 
     def replace(self, **changes: Any) -> Recipe:
-        """The same recipe with some fields changed."""
+        """The same recipe with some fields changed.
+
+        With another optimiser, a learning rate or weight decay that was usual for the former becomes the one
+        that is usual for the new one.
+        """
         unknown = sorted(set(changes) - {f.name for f in fields(self)})
         if unknown:
             raise unknown_name("recipe field", unknown[0], [f.name for f in fields(self)])
+        if changes.get("optimizer", self.optimizer) != self.optimizer:
+            former = {
+                name: value
+                for name, value in usual_rates(self.optimizer).items()
+                if getattr(self, name) == value
+            }
+            changes = {**dict.fromkeys(former), **changes}
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,6 +153,16 @@ class Recipe:
     def from_dict(values: Mapping[str, Any]) -> Recipe:
         """The inverse of `as_dict`."""
         return Recipe().replace(**values)
+
+
+def usual_rates(optimizer: str) -> dict[str, float]:
+    """Learning rate and weight decay that an optimiser gets where none are given.
+
+    >>> usual_rates("nmuon"), usual_rates("sgd")
+    ({'lr': 0.03, 'weight_decay': 0.05}, {'lr': 0.1, 'weight_decay': 0.0005})
+    """
+    lr, weight_decay = _RATES.get(optimizer, _RATES_OF_OTHERS)
+    return {"lr": lr, "weight_decay": weight_decay}
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ _BASE = Recipe(
     name="cifar",
     epochs=300,
     batch_size=128,
+    optimizer="sgd",
     lr=0.1,
     momentum=0.9,
     weight_decay=1e-4,

@@ -10,6 +10,7 @@ from ...train.recipe import Recipe
 _PLAIN = Recipe(
     name="plain",
     batch_size=128,
+    optimizer="sgd",
     momentum=0.9,
     warmup_epochs=0.0,
     label_smoothing=0.0,
