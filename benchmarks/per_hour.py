@@ -29,6 +29,7 @@ from globalcnn.files import read_json, write_json
 from globalcnn.measure import environment
 from globalcnn.train import CrossEntropy, Objective, Outcome, Recipe, train
 
+from . import optimizer_cost
 from .pages import ROOT, hardware, put
 from .study import Arm, Study, as_table, build, collect, parser, run, work
 
@@ -196,9 +197,10 @@ def section() -> str:
     """The tables of the page, between its markers."""
     parts = [START]
     for path in sorted(STUDY.folder.glob("*.json")):
-        if path.name.startswith("cost-"):
+        if path.name.startswith(("cost-", "optimizer-cost")):
             continue
-        first = read_json(path)["runs"][0]
+        runs = read_json(path)["runs"]
+        first, machines = runs[0], dict.fromkeys(hardware(run) for run in runs)
         r = first["recipe"]
         costs = read_json(costs_file(first["network"], first["data"]))
         parts += [
@@ -206,10 +208,10 @@ def section() -> str:
             f"{r['optimizer']} with lr {r['lr']:g} and {r['schedule']} schedule, weight decay {r['weight_decay']:g}, label "
             f"smoothing {r['label_smoothing']:g}, averaged weights ({r['ema_decay']:g}), {r['precision']}. The others got as many "
             f"epochs as take that time; an epoch of the base takes {costs['seconds_per_epoch_of_50000']:.0f} s alone on the "
-            f"machine. {hardware(first)}.",
+            f"machine. {' and '.join(machines)}.",
             as_table(STUDY, path),
         ]
-    return "\n\n".join([*parts, END])
+    return "\n\n".join([*parts, *filter(None, [optimizer_cost.section()]), END])
 
 
 def main() -> int:
