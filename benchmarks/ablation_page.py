@@ -192,7 +192,7 @@ def _panel(content: dict[str, Any], batch: int, axes: Any) -> None:
     axes.set(
         xlabel=f"ms at batch {batch}, fastest engine",
         ylabel="test accuracy, %",
-        title=f"{content['network']} on {content['data']}, {content['recipe']['epochs']} epochs",
+        title=f"{content['network']} on {content['data']}, {content['recipe']['epochs']} epochs of {content['recipe']['optimizer']}",
     )
 
 

@@ -20,7 +20,7 @@ from globalcnn.errors import UserError
 from .arms import ARMS, find_arm
 from .collect import write_results
 from .latency import measure
-from .runs import Plan, work
+from .runs import RECIPES, Plan, work
 
 
 def _arguments() -> argparse.Namespace:
@@ -34,6 +34,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="the folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="default %(default)s")
     parser.add_argument("--epochs", type=int, default=12, help="default %(default)s")
+    parser.add_argument(
+        "--optimizer", choices=sorted(RECIPES), default="sgd", help="of the recipe; default %(default)s"
+    )
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help="default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument(
@@ -91,6 +94,7 @@ def main() -> int:
             runs=args.runs,
             data_dir=args.data_dir,
             device=args.device,
+            optimizer=args.optimizer,
         )
         ended = work(
             plan, until=time.monotonic() + 60 * args.minutes, say=lambda line: print(line, flush=True)

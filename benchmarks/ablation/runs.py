@@ -19,7 +19,7 @@ from globalcnn.train import Recipe, train
 from ..stretches import RESULT, EndsAt, OutOfTime, claimed
 from .arms import Arm, find_arm
 
-# One recipe for all arms. 5,000 of the training images are held out; nothing is chosen by test accuracy.
+# One recipe for all arms of a group. 5,000 of the training images are held out; nothing is chosen by test accuracy.
 RECIPE = Recipe(
     name="ablation",
     batch_size=128,
@@ -34,11 +34,15 @@ RECIPE = Recipe(
     validation=0.1,
     channels_last=True,
 )
+RECIPES = {"sgd": RECIPE, "muon": RECIPE.replace(optimizer="muon", lr=0.03, weight_decay=0.05)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which trainings: a network on data, for so many epochs, in the order of seeds and then arms."""
+    """Which trainings: a network on data, for so many epochs, in the order of seeds and then arms.
+
+    optimizer: which of `RECIPES`.
+    """
 
     network: str
     data: str
@@ -48,12 +52,23 @@ class Plan:
     runs: Path
     data_dir: Path | None = None
     device: str = "auto"
+    optimizer: str = "sgd"
 
     def __iter__(self) -> Iterator[tuple[Arm, int, Path]]:
         for seed in self.seeds:
             for arm in self.arms:
-                folder = f"{self.network}-{self.data}-{self.epochs}"
-                yield find_arm(arm), seed, self.runs / folder / f"{arm}-seed{seed}"
+                yield find_arm(arm), seed, self.runs / self.group / f"{arm}-seed{seed}"
+
+    @property
+    def group(self) -> str:
+        """The name of their folder, and of the file of their results."""
+        other = "" if self.optimizer == "sgd" else f"-{self.optimizer}"
+        return f"{self.network}-{self.data}-{self.epochs}{other}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of every arm."""
+        return RECIPES[self.optimizer].replace(epochs=self.epochs)
 
 
 def build(network: str, arm: Arm, *, num_classes: int, seed: int) -> nn.Module:
@@ -82,10 +97,10 @@ def work(plan: Plan, *, until: float, say: Any) -> int:
 
 
 def _trained(plan: Plan, arm: Arm, seed: int, out: Path, until: float) -> dict[str, Any]:
-    data = load_data(plan.data, data_dir=plan.data_dir, validation=RECIPE.validation, seed=0)
+    recipe = plan.recipe
+    data = load_data(plan.data, data_dir=plan.data_dir, validation=recipe.validation, seed=0)
     model = build(plan.network, arm, num_classes=len(data.classes), seed=seed)
     cost = count(model, (data.in_chans, *data.image_size))
-    recipe = RECIPE.replace(epochs=plan.epochs)
     notes = {"arm": arm.name, "question": arm.question}
     result = train(
         model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,19 @@ def a_result(arm, seed, accuracy, lr=0.1):
         "parameters": 1, "macs": 2, "seed": seed, "test_accuracy": accuracy, "validation_accuracy": [],
         "train_loss": [], "seconds": 3,
     }  # fmt: skip
+
+
+def test_optimisers_have_results_of_their_own():
+    one, other = (
+        Plan(
+            network=NETWORK, data="digits", epochs=2, arms=("nothing",), seeds=(0,), runs=Path(), optimizer=o
+        )
+        for o in ("sgd", "muon")
+    )
+    assert one.group != other.group
+    assert (other.recipe.optimizer, other.recipe.epochs) == ("muon", 2)
+    rates = {"optimizer": "sgd", "lr": one.recipe.lr, "weight_decay": one.recipe.weight_decay}
+    assert other.recipe.replace(**rates) == one.recipe
 
 
 def test_results_of_earlier_runs_are_kept(tmp_path):
