@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import rows
 from globalcnn import UserError, create_model, data
+from globalcnn.cli.verify import accuracy_of
 from globalcnn.train import Recipe, train
 
 ROW = "digits_conv-mnist"
@@ -21,6 +22,7 @@ def folders(tmp_path, monkeypatch):
     for name in ("weights", "results", "runs"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(rows, "ROOT", tmp_path)
+    monkeypatch.setattr(rows, "load_data", lambda *args, **kwargs: few_images())
     monkeypatch.setattr(rows, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
     card = {"network": "digits_conv", "data": "mnist", "seeds": [0, 1], "shipped_seed": 0, "recipe": RECIPE}
@@ -28,11 +30,18 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
+def few_images():
+    """Twenty images of random pixels in ten classes."""
+    images = torch.randint(0, 256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
+    labels = torch.arange(20) % 10
+    return data.from_arrays(images, labels, x_test=images, y_test=labels, layout="NCHW")
+
+
 def train_seed(runs, seed, **changes):
     """A run of that seed on a few images, as `rows.work` leaves it."""
-    images = torch.zeros(20, 1, 28, 28, dtype=torch.uint8)
-    labels = torch.arange(20) % 10
-    few = data.from_arrays(images, labels, x_test=images, y_test=labels, layout="NCHW")
+    few = few_images()
     recipe = Recipe().replace(**RECIPE, **changes)
     torch.manual_seed(seed)
     train(create_model("digits_conv"), few, recipe, out=runs / f"{ROW}-seed{seed}", seed=seed, device="cpu")
@@ -44,13 +53,13 @@ def card_of(folders):
 
 def test_a_seed_whose_run_is_gone_stays_in_the_result_and_the_shipped_weights_stay(folders):
     train_seed(folders / "runs", 0)
-    rows.collect(ROW, folders / "runs")
+    rows.collect(ROW, None, folders / "runs")
     assert card_of(folders)["seeds"] == [0]
     shipped = (folders / "weights" / f"{ROW}.safetensors").read_bytes()
     later = folders / "later"
     train_seed(later, 1)
     (folders / "weights" / f"{ROW}.json").write_text(json.dumps({**card_of(folders), "seeds": [0, 1]}))
-    rows.collect(ROW, later)
+    rows.collect(ROW, None, later)
     card = card_of(folders)
     assert card["seeds"] == [0, 1]
     assert list(card["test_accuracy"]) == ["0", "1"]
@@ -58,15 +67,27 @@ def test_a_seed_whose_run_is_gone_stays_in_the_result_and_the_shipped_weights_st
     assert (folders / "weights" / f"{ROW}.safetensors").read_bytes() == shipped
 
 
+def test_the_claim_is_what_verify_measures_and_not_what_the_training_said(folders):
+    train_seed(folders / "runs", 0)
+    summary = folders / "runs" / f"{ROW}-seed0" / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "test_accuracy": 0.995}))
+    rows.collect(ROW, None, folders / "runs")
+    weights = folders / "weights" / f"{ROW}.safetensors"
+    measured = accuracy_of(weights, few_images(), 8, device=torch.device("cpu"))
+    assert card_of(folders)["test_accuracy"] == {"0": measured}
+    (run,) = json.loads((folders / "results" / "rows" / f"{ROW}.json").read_text())["runs"]
+    assert (run["test_accuracy"], run["test_accuracy_in_training"]) == (measured, 0.995)
+
+
 def test_runs_of_another_recipe_do_not_count(folders):
     train_seed(folders / "runs", 0)
-    rows.collect(ROW, folders / "runs")
+    rows.collect(ROW, None, folders / "runs")
     changed = {**card_of(folders), "recipe": {**RECIPE, "lr": 0.2}}
     (folders / "weights" / f"{ROW}.json").write_text(json.dumps(changed))
     with pytest.raises(UserError, match="another recipe"):
-        rows.collect(ROW, folders / "runs")
+        rows.collect(ROW, None, folders / "runs")
     with pytest.raises(UserError, match="has not ended"):
-        rows.collect(ROW, folders / "elsewhere")
+        rows.collect(ROW, None, folders / "elsewhere")
 
 
 def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):

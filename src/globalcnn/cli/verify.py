@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
-from ..data import load_data
+from ..data import DataSource, load_data
 from ..errors import UserError, unknown_name
 from ..models import load_with_card
 from ..models.shipped import shipped_card, shipped_names, weights_folder
@@ -36,6 +37,14 @@ class Args:
     """auto, cpu, cuda or mps."""
 
 
+def accuracy_of(weights: Path, data: DataSource, batch_size: int, *, device: torch.device) -> float:
+    """Of trained weights on the test images, in float32."""
+    model, card = load_with_card(weights)
+    data, numbers = as_trained(card, data)
+    loader = data.loader("test", batch_size, shuffle=False, device=device)
+    return evaluate(model.to(device), loader, card.num_classes, labels_as=numbers).accuracy
+
+
 def run(args: Args) -> None:
     """Evaluate, print, fail where a claim does not hold."""
     checked_device(args.device)
@@ -52,12 +61,10 @@ def run(args: Args) -> None:
     for name in args.rows or shipped_names():
         about = shipped_card(name, folder)
         claim = about["test_accuracy"][str(about["shipped_seed"])]
-        model, card = load_with_card(folder / f"{name}.safetensors")
-        data, numbers = as_trained(card, load_data(about["data"], data_dir=args.data_dir))
-        loader = data.loader("test", args.batch_size, shuffle=False, device=device)
-        found = evaluate(model.to(device), loader, card.num_classes, labels_as=numbers)
-        holds = found.accuracy >= claim - TOLERANCE
-        told, measured = percent(claim), percent(found.accuracy)
+        data = load_data(about["data"], data_dir=args.data_dir)
+        accuracy = accuracy_of(folder / f"{name}.safetensors", data, args.batch_size, device=device)
+        holds = accuracy >= claim - TOLERANCE
+        told, measured = percent(claim), percent(accuracy)
         rows.append((name, told, measured, "holds" if holds else "does not hold"))
         if not holds:
             broken.append(name)
