@@ -8,22 +8,21 @@ Writes results/per-hour/optimizer-cost.json; `python -m benchmarks.per_hour --co
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from typing import Any
 
 import torch
-from torch import nn
 
 from globalcnn import create_model
 from globalcnn.errors import UserError
 from globalcnn.files import read_json, write_json
-from globalcnn.measure import environment
+from globalcnn.measure import environment, latency
 from globalcnn.train import Recipe
 from globalcnn.train.setting_up import make_optimizer
 
 from .pages import RESULTS, hardware, table
+from .rounds import Run, outside_inference
+from .training import training_step
 
 PATH = RESULTS / "per-hour" / "optimizer-cost.json"
 CASES = (  # network, side of the images, images of a batch
@@ -40,39 +39,23 @@ OPTIMIZERS = ("sgd", "muon")
 CLASSES = 100
 
 
-class _Steps:
-    """A network in training by one optimiser."""
-
-    def __init__(self, network: str, size: int, batch: int, optimizer: str) -> None:
-        torch.manual_seed(0)
-        self.model = create_model(network, num_classes=CLASSES).train()
-        self.model = self.model.to(memory_format=torch.channels_last)
-        self.images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-        self.targets = torch.randint(0, CLASSES, (batch,))
-        self.optimizer = make_optimizer([self.model], Recipe(optimizer=optimizer))
-
-    def seconds(self) -> float:
-        """Of one step."""
-        start = time.perf_counter()
-        self.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(self.images), self.targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return time.perf_counter() - start
+def _step(network: str, size: int, batch: int, optimizer: str) -> Run:
+    """A training step of the network by the optimiser."""
+    torch.manual_seed(0)
+    model = create_model(network, num_classes=CLASSES).train().to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+    targets = torch.randint(0, CLASSES, (batch,))
+    made = make_optimizer([model], Recipe(optimizer=optimizer))
+    return training_step(model, images, targets, compiled=False, optimizer=made)
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Medians over rounds in which each optimiser makes one step, after one that prepares."""
+    """Medians over rounds in which each optimiser makes one step, after one round that prepares."""
     cells = []
     for network, size, batch in CASES:
-        sides = {name: _Steps(network, size, batch, name) for name in OPTIMIZERS}
-        times: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
-        for number in range(rounds + 1):
-            for name, side in sides.items():
-                taken = side.seconds()
-                if number:
-                    times[name].append(taken)
-        medians = {name: statistics.median(each) for name, each in times.items()}
+        steps = {name: outside_inference(_step(network, size, batch, name)) for name in OPTIMIZERS}
+        found = latency(steps, torch.empty(batch), runs=rounds, warmup=1)
+        medians = {name: found[name].median for name in OPTIMIZERS}
         cells.append({"network": network, "size": size, "batch": batch, "seconds": medians})
     return {"seed": 0, "rounds": rounds, "cells": cells, "environment": environment()}
 

@@ -200,7 +200,11 @@ def section() -> str:
         if path.name.startswith(("cost-", "optimizer-cost")):
             continue
         runs = read_json(path)["runs"]
-        first, machines = runs[0], dict.fromkeys(hardware(run) for run in runs)
+        first = runs[0]
+        machines: dict[str, dict[str, None]] = {}
+        for one in runs:
+            machines.setdefault(hardware(one), {})[f"`{one['arm']}`"] = None
+        trained = "; ".join(f"{', '.join(arms)}: {machine}" for machine, arms in machines.items())
         r = first["recipe"]
         costs = read_json(costs_file(first["network"], first["data"]))
         parts += [
@@ -208,7 +212,7 @@ def section() -> str:
             f"{r['optimizer']} with lr {r['lr']:g} and {r['schedule']} schedule, weight decay {r['weight_decay']:g}, label "
             f"smoothing {r['label_smoothing']:g}, averaged weights ({r['ema_decay']:g}), {r['precision']}. The others got as many "
             f"epochs as take that time; an epoch of the base takes {costs['seconds_per_epoch_of_50000']:.0f} s alone on the "
-            f"machine. {' and '.join(machines)}.",
+            f"machine. Trained on: {trained}.",
             as_table(STUDY, path),
         ]
     return "\n\n".join([*parts, *filter(None, [optimizer_cost.section()]), END])

@@ -96,7 +96,7 @@ def _times(
 ) -> dict[Key, Latency]:
     if not runs:
         return {}
-    candidates = {str(key): _outside_inference(run) for key, run in runs.items()}
+    candidates = {str(key): outside_inference(run) for key, run in runs.items()}
     warmup = 2 if 10 * round_seconds < settings.seconds else 0
     found = latency(
         candidates,
@@ -121,7 +121,7 @@ def _timed(
     return Timed(variant.name, times.get(key), failures.get(key, ""), about, variant.competes)
 
 
-def _outside_inference(run: Run) -> Callable[[Any], Any]:
+def outside_inference(run: Run) -> Callable[[Any], Any]:
     """`latency` calls in inference mode; a run chooses its mode itself, a training step needs gradients."""
 
     def call(_: Any) -> Any:

@@ -89,14 +89,18 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     for seed, told in fresh.items():
         if _recipe(told) != wanted:
             raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
-    if fresh:
+    found.update(fresh)
+    shipped, weights = card["shipped_seed"], WEIGHTS / f"{row}.safetensors"
+    files = {seed: runs / f"{row}-seed{seed}" / LAST for seed in fresh}
+    if shipped in found and weights.is_file():
+        files.setdefault(shipped, weights)
+    if files:
         data = load_data(card["data"], data_dir=data_dir, validation=0.0, seed=0)
-    for seed, told in fresh.items():  # the training evaluated in its own precision
-        last = runs / f"{row}-seed{seed}" / LAST
-        exact = accuracy_of(last, data, BATCH, device=torch.device("cpu"))
-        found[seed] = {**told, "test_accuracy": exact, "test_accuracy_in_training": told["test_accuracy"]}
+    for seed, file in files.items():  # the training evaluated in its own precision
+        exact = accuracy_of(file, data, BATCH, device=torch.device("cpu"))
+        told = found[seed].get("test_accuracy_in_training", found[seed]["test_accuracy"])
+        found[seed] = {**found[seed], "test_accuracy": exact, "test_accuracy_in_training": told}
     done = {seed: found[seed] for seed in card["seeds"] if seed in found}
-    shipped = card["shipped_seed"]
     if shipped not in done:
         raise UserError(f"{row}: the training of seed {shipped} has not ended in {str(runs)!r}")
     kept = (
@@ -118,13 +122,12 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
             "runs": [{k: told[k] for k in kept if k in told} for told in done.values()],
         },
     )
-    weights = WEIGHTS / f"{row}.safetensors"
     if shipped in fresh:
-        shutil.copyfile(runs / f"{row}-seed{shipped}" / LAST, weights)
+        shutil.copyfile(files[shipped], weights)
     model, about = load_with_card(weights)
     counted = count(model, (about.in_chans, *about.image_size))
-    told = claim(card["network"], card["data"], done)
-    card = {"claim": told.pop("claim"), **{k: v for k, v in card.items() if k != "claim"}, **told}
+    said = claim(card["network"], card["data"], done)
+    card = {"claim": said.pop("claim"), **{k: v for k, v in card.items() if k != "claim"}, **said}
     card.update(
         seeds=list(done),
         recipe=wanted.as_dict(),

@@ -72,9 +72,17 @@ def _variants(network: Named, x: Tensor, y: Tensor, settings: Settings) -> list[
     ]
 
 
-def training_step(model: nn.Module, x: Tensor, y: Tensor, *, compiled: bool) -> Run:
-    """Forward, loss, backward, SGD step with momentum."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+def training_step(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    compiled: bool,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Run:
+    """Forward, loss, backward, step of the optimiser; default SGD with momentum."""
+    if optimizer is None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     call = torch.compile(separately(model), dynamic=False) if compiled else model
 
     def run() -> None:
