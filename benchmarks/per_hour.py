@@ -58,8 +58,13 @@ class HarderShare(Objective):
         return {"name": "harder_share", "share": self.share, **self.labels.describe()}
 
 
-def _muon(lr: float, *, weight_decay: float = 0.05) -> dict[str, Any]:
-    return {"optimizer": "muon", "lr": lr, "weight_decay": weight_decay}
+def _muon(lr: float, *, weight_decay: float = 0.05, **other: Any) -> dict[str, Any]:
+    return {"optimizer": "muon", "lr": lr, "weight_decay": weight_decay, **other}
+
+
+def _muon_with(name: str, about: str, **changes: Any) -> Arm:
+    """The arm of Muon that won, changed in one thing more that costs no time."""
+    return Arm(f"muon-{name}", f"Muon, lr 0.03, {about}", _muon(0.03, **changes), costs_as="muon-faster")
 
 
 _ALL = (
@@ -79,34 +84,21 @@ _ALL = (
     Arm("muon-faster", "Muon, lr 0.015", _muon(0.015)),
     Arm("muon-0.03", "Muon, lr 0.03", _muon(0.03), costs_as="muon-faster"),
     Arm("muon-0.06", "Muon, lr 0.06", _muon(0.06), costs_as="muon-faster"),
+    _muon_with("little-decay", "a tenth of its weight decay", weight_decay=0.005),
+    _muon_with("nesterov", "Nesterov's momentum", optimizer="nmuon"),
+    _muon_with("no-smoothing", "labels as they are", label_smoothing=0.0),
+    _muon_with("batch-64", "half the batch", batch_size=64),
+    _muon_with("batch-256", "twice the batch", batch_size=256),
+    _muon_with("rest-0.3", "AdamW's rate 0.3 of it", fallback_lr_scale=0.3),
+    _muon_with("rest-0.1", "AdamW's rate a tenth of it", fallback_lr_scale=0.1),
+    _muon_with("no-average", "without averaged weights", ema_decay=0.0),
+    _muon_with("decay-weights-only", "weight decay on weights alone", decay_norms_and_biases=False),
+    _muon_with("cutout", "squares of 8 pixels cut out", cutout=8),
+    _muon_with("mixup", "mixup, alpha 0.2", mixup=0.2),
     Arm(
-        "muon-little-decay",
-        "Muon, lr 0.03, a tenth of its weight decay",
-        _muon(0.03, weight_decay=0.005),
-        costs_as="muon-faster",
-    ),
-    Arm(
-        "muon-nesterov",
-        "Muon with Nesterov's momentum, lr 0.03",
-        {**_muon(0.03), "optimizer": "nmuon"},
-        costs_as="muon-faster",
-    ),
-    Arm(
-        "muon-no-smoothing",
-        "Muon, lr 0.03, labels as they are",
-        {**_muon(0.03), "label_smoothing": 0.0},
-        costs_as="muon-faster",
-    ),
-    Arm(
-        "muon-batch-64",
-        "Muon, lr 0.03, half the batch",
-        {**_muon(0.03), "batch_size": 64},
-        costs_as="muon-faster",
-    ),
-    Arm(
-        "muon-batch-256",
-        "Muon, lr 0.03, twice the batch",
-        {**_muon(0.03), "batch_size": 256},
+        "muon-0.01-rest-3",
+        "Muon, lr 0.01, AdamW's rate 0.03",
+        _muon(0.01, fallback_lr_scale=3.0),
         costs_as="muon-faster",
     ),
     Arm("larger-lr", "twice the learning rate", {"lr": 0.4}),

@@ -48,6 +48,10 @@ class Recipe:
         None, "largest learning rate; default 0.03 for muon, 0.001 for adamw, 0.1 for others"
     )
     momentum: float = _setting(0.9, "momentum of SGD-like optimisers")
+    fallback_lr_scale: float = _setting(
+        1.0,
+        "learning rate of the weights that muon leaves to AdamW, as a share of lr; other optimisers have none",
+    )
     optimizer_eps: float | None = _setting(None, "eps of adaptive optimisers; default the optimiser's own")
     weight_decay: float = _setting(
         None, "weight decay; default 0.05 for muon and adamw, where it is decoupled, 0.0005 for others"
@@ -98,6 +102,7 @@ class Recipe:
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _check(self.lr > 0, "lr", self.lr, "above 0")
         _check(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "above 0 and at most 1")
+        _check(self.fallback_lr_scale > 0, "fallback_lr_scale", self.fallback_lr_scale, "above 0")
         eps = self.optimizer_eps
         _check(eps is None or eps > 0, "optimizer_eps", eps, "above 0")
         _check(self.decay_epochs > 0, "decay_epochs", self.decay_epochs, "above 0")

@@ -60,6 +60,8 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
 def make_optimizer(modules: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over the parameters of the modules."""
     extra: dict[str, Any] = {} if recipe.optimizer_eps is None else {"eps": recipe.optimizer_eps}
+    if recipe.optimizer.endswith("muon"):
+        extra["fallback_lr_scale"] = recipe.fallback_lr_scale
     trained = list(modules)
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
