@@ -50,7 +50,7 @@ class Recipe:
     momentum: float = _setting(0.9, "momentum of SGD-like optimisers")
     fallback_lr_scale: float = _setting(
         1.0,
-        "learning rate of the weights that muon leaves to AdamW, as a share of lr; other optimisers have none",
+        "learning rate of the weights that muon leaves to AdamW, as a share of lr",
     )
     optimizer_eps: float | None = _setting(None, "eps of adaptive optimisers; default the optimiser's own")
     weight_decay: float = _setting(
