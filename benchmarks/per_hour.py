@@ -29,7 +29,7 @@ from globalcnn.files import read_json, write_json
 from globalcnn.measure import environment
 from globalcnn.train import CrossEntropy, Objective, Outcome, Recipe, train
 
-from . import optimizer_cost
+from . import step_cost
 from .pages import ROOT, hardware, put
 from .study import Arm, Study, as_table, build, collect, parser, run, work
 
@@ -94,6 +94,16 @@ _ALL = (
     _muon_with("rest-3", "AdamW's rate three times it", fallback_lr_scale=3.0),
     _muon_with("no-crop", "whole images, only flipped", crop_padding=0),
     _muon_with("crop-2", "random crop after padding by 2 pixels instead of 4", crop_padding=2),
+    _muon_with(
+        "tiny", "labels and images as they are, compiled", label_smoothing=0.0, crop_padding=0, compile=True
+    ),
+    _muon_with(
+        "tiny-crop-2",
+        "the same with crop after padding by 2",
+        label_smoothing=0.0,
+        crop_padding=2,
+        compile=True,
+    ),
     _muon_with("no-average", "without averaged weights", ema_decay=0.0),
     _muon_with("decay-weights-only", "weight decay on weights alone", decay_norms_and_biases=False),
     _muon_with("cutout", "squares of 8 pixels cut out", cutout=8),
@@ -192,7 +202,7 @@ def section() -> str:
     """The tables of the page, between its markers."""
     parts = [START]
     for path in sorted(STUDY.folder.glob("*.json")):
-        if path.name.startswith(("cost-", "optimizer-cost")):
+        if path.name.startswith(("cost-", "step-cost")):
             continue
         runs = read_json(path)["runs"]
         first = runs[0]
@@ -210,7 +220,7 @@ def section() -> str:
             f"machine. Trained on: {trained}.",
             as_table(STUDY, path),
         ]
-    return "\n\n".join([*parts, *filter(None, [optimizer_cost.section()]), END])
+    return "\n\n".join([*parts, *filter(None, [step_cost.section()]), END])
 
 
 def main() -> int:

@@ -79,15 +79,18 @@ def training_step(
     *,
     compiled: bool,
     optimizer: torch.optim.Optimizer | None = None,
+    bf16: bool = False,
 ) -> Run:
-    """Forward, loss, backward, step of the optimiser; default SGD with momentum."""
+    """Forward, loss, backward, step of the optimiser; default SGD with momentum. bf16: mixed precision."""
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     call = torch.compile(separately(model), dynamic=False) if compiled else model
 
     def run() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(call(x), y).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(call(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return run

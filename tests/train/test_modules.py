@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,30 @@ def test_what_torch_compile_wraps_is_trained(stripes: DataSource, tmp_path: Path
     result = train(torch.compile(model), stripes, QUICK.replace(epochs=1), out=tmp_path, device="cpu")
     assert result.model is model
     assert not [k for k in read_weights(tmp_path / "last.safetensors")[0] if "_orig_mod" in k]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="needs a C++ compiler")
+def test_compiled_training_is_the_plain_one_and_resumes(stripes: DataSource, tmp_path: Path) -> None:
+    def started() -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            kept = (nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), globalcnn.GlobalLayer(6))
+            return nn.Sequential(*kept, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3))
+
+    recipe = QUICK.replace(optimizer="sgd", lr=0.05, compile=True)
+    torch.compiler.reset()
+    train(started(), stripes, recipe.replace(compile=False), out=tmp_path / "plain", device="cpu")
+    train(started(), stripes, recipe, out=tmp_path / "whole", device="cpu")
+    plain, whole = (read_weights(tmp_path / run / "last.safetensors")[0] for run in ("plain", "whole"))
+    assert plain.keys() == whole.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(whole[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+    out = tmp_path / "stopped"
+    with pytest.raises(Stopped):
+        train(started(), stripes, recipe, out=out, device="cpu", reporter=StoppedInTheSecondEpoch())
+    train(started(), stripes, recipe, out=out, device="cpu", resume=True)
+    assert same(out, tmp_path / "whole")
 
 
 def test_dropout_of_the_recipe_is_the_constructors(stripes: DataSource) -> None:

@@ -1,0 +1,168 @@
+"""What a step of training costs: by Muon beside SGD, and plain beside compiled, in rounds side by side.
+
+    python -m benchmarks.step_cost --rounds 5        on an otherwise idle machine, about ten minutes
+
+Writes results/per-hour/step-cost.json; `python -m benchmarks.per_hour --collect` shows it in docs/accuracy-per-hour.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from globalcnn import create_model
+from globalcnn.errors import UserError
+from globalcnn.files import read_json, write_json
+from globalcnn.measure import environment, latency
+from globalcnn.train import Recipe
+from globalcnn.train.setting_up import make_optimizer
+
+from .pages import RESULTS, hardware, table
+from .rounds import Run, outside_inference
+from .training import training_step
+
+PATH = RESULTS / "per-hour" / "step-cost.json"
+CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """Images of a batch for a network: `batch` of `size` x `size`."""
+
+    network: str
+    size: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is made."""
+
+    optimizer: str = "muon"
+    channels_last: bool = True
+    compiled: bool = False
+    bf16: bool = False
+
+
+CIFAR = (
+    Case("resnet_global_tiny_cifar", 32, 128),
+    Case("resnet_global_cifar", 32, 128),
+    Case("resnet32_cifar", 32, 128),
+)
+BY_OPTIMIZER = (
+    *CIFAR,
+    Case("resnet18", 64, 64),
+    Case("resnet18", 224, 16),
+    Case("mobilenetv2_100", 64, 64),
+    Case("mobilenetv2_100", 224, 16),
+    Case("resnet50", 224, 8),
+)
+BY_FORM = (*CIFAR, Case("resnet_tiny_cifar", 32, 128))
+OPTIMIZERS = {"sgd": Way("sgd"), "muon": Way("muon")}
+FORMS = {
+    "plain": Way(channels_last=False, bf16=True),
+    "channels last": Way(bf16=True),
+    "compiled": Way(channels_last=False, compiled=True, bf16=True),
+    "compiled, channels last": Way(compiled=True, bf16=True),
+}
+
+
+def _step(case: Case, way: Way) -> Run:
+    torch.manual_seed(0)
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    model = create_model(case.network, num_classes=CLASSES).train().to(memory_format=layout)
+    images = torch.randn(case.batch, 3, case.size, case.size).to(memory_format=layout)
+    targets = torch.randint(0, CLASSES, (case.batch,))
+    made = make_optimizer([model], Recipe(optimizer=way.optimizer))
+    return training_step(model, images, targets, compiled=way.compiled, optimizer=made, bf16=way.bf16)
+
+
+def _cells(cases: tuple[Case, ...], ways: Mapping[str, Way], rounds: int) -> list[dict[str, Any]]:
+    """Medians over rounds in which each way makes one step, after one that prepares and one that warms up."""
+    cells = []
+    for case in cases:
+        torch.compiler.reset()
+        steps = {name: outside_inference(_step(case, way)) for name, way in ways.items()}
+        first = {}
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(torch.empty(case.batch))
+            first[name] = time.perf_counter() - start
+        found = latency(steps, torch.empty(case.batch), runs=rounds, warmup=1)
+        medians = {name: found[name].median for name in ways}
+        about = {"network": case.network, "size": case.size, "batch": case.batch}
+        cells.append({**about, "seconds": medians, "first_step_seconds": first})
+    return cells
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Both tables."""
+    return {
+        "seed": 0,
+        "rounds": rounds,
+        "optimizers": _cells(BY_OPTIMIZER, OPTIMIZERS, rounds),
+        "forms": _cells(BY_FORM, FORMS, rounds),
+        "environment": environment(),
+    }
+
+
+def section() -> str:
+    """The tables of the page; nothing if nothing was measured."""
+    if not PATH.is_file():
+        return ""
+    content = read_json(PATH)
+    optimizers = []
+    for cell in content["optimizers"]:
+        sgd, muon = (1e3 * cell["seconds"][name] for name in OPTIMIZERS)
+        optimizers.append((*_about(cell), f"{sgd:.0f}", f"{muon:.0f}", f"{muon / sgd:.2f}"))
+    forms = []
+    for cell in content["forms"]:
+        plain = min(cell["seconds"][name] for name in FORMS if not FORMS[name].compiled)
+        compiled = min((cell["seconds"][name], name) for name in FORMS if FORMS[name].compiled)
+        times = [f"{1e3 * cell['seconds'][name]:.0f}" for name in FORMS]
+        compiling = cell["first_step_seconds"][compiled[1]]
+        forms.append((*_about(cell), *times, f"{plain / compiled[0]:.2f}", f"{compiling:.0f}"))
+    about = f"medians of {content['rounds']} rounds side by side. {hardware(content)}."
+    heads = ("network", "images")
+    return "\n\n".join(
+        [
+            f"**A step of training** (forward, backward, optimiser), float32, channels last, {about}",
+            table((*heads, "ms of a step by SGD", "by Muon", "times as long"), optimizers),
+            f"**A step of training by Muon**, bf16, in ms, {about} Compiled is `--compile`.",
+            table((*heads, *FORMS, "compiled is faster by", "its first step, s"), forms),
+        ]
+    )
+
+
+def _about(cell: Mapping[str, Any]) -> tuple[str, str]:
+    return f"`{cell['network']}`", f"{cell['batch']} of {cell['size']} x {cell['size']}"
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    args = parser.parse_args()
+    try:
+        if args.rounds < 1:
+            raise UserError("--rounds must be 1 or more")
+        write_json(PATH, measure(args.rounds))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {PATH}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
