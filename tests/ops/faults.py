@@ -86,6 +86,22 @@ FAULTS = (
     ),
     Fault(
         "solve",
+        "the last of fewer channels than a block has is not read from channels-last",
+        "layout.h",
+        "read_few(to, line, count);",
+        "count",
+        "count - 1",
+    ),
+    Fault(
+        "solve",
+        "the last of fewer channels than a block has is not written to channels-last",
+        "layout.h",
+        "write_few(line, from, count);",
+        "count",
+        "count - 1",
+    ),
+    Fault(
+        "solve",
         "a block is transposed wrongly as it is read",
         "layout.h",
         "load(transposed + k * L)",

@@ -19,7 +19,7 @@ from globalcnn.ops import GatedSweeps, reference, torch_ops
 from globalcnn.ops.judge import judge
 from globalcnn.ops.torch_ops import decomposition
 
-SHAPES = [(2, 3, 5, 7), (1, 1, 1, 1), (2, 17, 8, 8), (3, 16, 4, 33), (1, 2, 1, 9), (2, 1, 9, 1), (0, 3, 4, 5)]
+SHAPES = [(2, 3, 5, 7), (1, 1, 1, 1), (2, 29, 8, 8), (3, 16, 4, 33), (1, 2, 1, 9), (2, 1, 9, 1), (0, 3, 4, 5)]
 PDES = [
     PDE(steps=K, spacing=spacing, boundary=boundary, dt=0.15)
     for boundary in ("periodic", "neumann", "dirichlet")

@@ -85,6 +85,45 @@ inline void read_transposed(T* plane, const Plane<T>& g, const View& from, const
   }
 }
 
+// Fewer numbers than a vector has, in parts of fixed sizes: a loop over so few would cost more than the copy.
+template <class To, class From>
+inline FORCE_INLINE void convert_few(To* __restrict to, const From* __restrict from, int64_t count) {
+  auto part = [&](auto size_) FORCE_INLINE {
+    constexpr int64_t size = decltype(size_)::value;
+    if (!(count & size)) return;
+    for (int64_t k = 0; k < size; ++k) convert(to + k, from + k);
+    to += size, from += size;
+  };
+  part(Int<8>{}), part(Int<4>{}), part(Int<2>{}), part(Int<1>{});
+}
+
+// The first `count` < LANES<T> lanes of a pixel of a plane, from and to a tensor. Other lanes of the pixel
+// may become 0.
+template <class T, class Stored>
+inline FORCE_INLINE void read_few(T* pixel, const Stored* from, int64_t count) {
+  convert_few(pixel, from, count);
+}
+template <class T, class Stored>
+inline FORCE_INLINE void write_few(Stored* to, const T* pixel, int64_t count) {
+  convert_few(to, pixel, count);
+}
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && VECTOR_BYTES == 64
+inline __mmask16 first_lanes(int64_t count) { return __mmask16((1u << count) - 1); }
+inline FORCE_INLINE void read_few(float* pixel, const float* from, int64_t count) {
+  _mm512_storeu_ps(pixel, _mm512_maskz_loadu_ps(first_lanes(count), from));
+}
+inline FORCE_INLINE void read_few(float* pixel, const uint16_t* from, int64_t count) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(count), from);
+  _mm512_storeu_si512(pixel, _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline FORCE_INLINE void write_few(float* to, const float* pixel, int64_t count) {
+  _mm512_mask_storeu_ps(to, first_lanes(count), _mm512_loadu_ps(pixel));
+}
+inline FORCE_INLINE void write_few(uint16_t* to, const float* pixel, int64_t count) {
+  _mm256_mask_storeu_epi16(to, first_lanes(count), __m256i(bfloat16s_of_floats(load(pixel))));
+}
+#endif
+
 // Reads `count` channels of image n, from channel c on, into a plane.
 template <class T, class Stored>
 NOINLINE void read_planes(T* plane, const Plane<T>& g, const View& from, int64_t n, int64_t c,
@@ -98,6 +137,12 @@ NOINLINE void read_planes(T* plane, const Plane<T>& g, const View& from, int64_t
       T* to = plane + g.at(i, 0);
       const Stored* line = base + i * from.h;
       for (int64_t j = 0; j < g.W; ++j, to += L, line += from.w) convert_line(to, line, L);
+    }
+  } else if (g.block > 1 && from.c == 1) {
+    for (int64_t i = 0; i < g.H; ++i) {
+      T* to = plane + g.at(i, 0);
+      const Stored* line = base + i * from.h;
+      for (int64_t j = 0; j < g.W; ++j, to += L, line += from.w) read_few(to, line, count);
     }
   } else if (g.block > 1 && transposable(g, from)) {
     read_transposed<T, Stored>(plane, g, from, base, count);
@@ -136,6 +181,12 @@ NOINLINE void write_planes(const View& to, const Plane<T>& g, const T* plane, in
       const T* from = plane + g.at(i, 0);
       Stored* line = base + i * to.h;
       for (int64_t j = 0; j < g.W; ++j, from += L, line += to.w) convert_line(line, from, L);
+    }
+  } else if (g.block > 1 && to.c == 1) {
+    for (int64_t i = 0; i < g.H; ++i) {
+      const T* from = plane + g.at(i, 0);
+      Stored* line = base + i * to.h;
+      for (int64_t j = 0; j < g.W; ++j, from += L, line += to.w) write_few(line, from, count);
     }
   } else if (g.block > 1 && transposable(g, to)) {
     write_transposed<T, Stored>(to, base, g, plane, count);

@@ -108,6 +108,23 @@ template <class To, class From>
 inline void convert_line(To* __restrict to, const From* __restrict from, int64_t count) {
   for (int64_t j = 0; j < count; ++j) convert(to + j, from + j);
 }
+// Whole vectors: the loop above, of numbers of two sizes, is not always compiled to them.
+typedef uint16_t BFloat16s __attribute__((vector_size(LANES<float> * sizeof(uint16_t))));
+inline FORCE_INLINE BFloat16s bfloat16s_of_floats(Vec<float> x) {
+  typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+  const Bits bits = Bits(x), rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const Bits nan = Bits(x != x);
+  return __builtin_convertvector((nan & 0x7FC0u) | (~nan & rounded), BFloat16s);
+}
+inline void convert_line(uint16_t* __restrict to, const float* __restrict from, int64_t count) {
+  constexpr int64_t L = LANES<float>;
+  int64_t j = 0;
+  for (; j + L <= count; j += L) {
+    const BFloat16s x = bfloat16s_of_floats(load(from + j));
+    std::memcpy(to + j, &x, sizeof x);
+  }
+  for (; j < count; ++j) to[j] = bfloat16_of_float(from[j]);
+}
 // Lines are short: calling memcpy for each would cost as much as the copy.
 inline void convert_line(float* __restrict to, const float* __restrict from, int64_t count) {
   constexpr int64_t L = LANES<float>;
