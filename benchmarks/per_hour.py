@@ -213,10 +213,10 @@ def section() -> str:
         r = first["recipe"]
         costs = read_json(costs_file(first["network"], first["data"]))
         parts += [
-            f"**{first['network']} on {first['data']}**. Base: {r['epochs']} epochs, batch {r['batch_size']}, "
+            f"**{first['network']} on {first['data']}**. `{first['arm']}`: {r['epochs']} epochs, batch {r['batch_size']}, "
             f"{r['optimizer']} with lr {r['lr']:g} and {r['schedule']} schedule, weight decay {r['weight_decay']:g}, label "
             f"smoothing {r['label_smoothing']:g}, averaged weights ({r['ema_decay']:g}), {r['precision']}. The others got as many "
-            f"epochs as take that time; an epoch of the base takes {costs['seconds_per_epoch_of_50000']:.0f} s alone on the "
+            f"epochs as take that time; an epoch of `base` takes {costs['seconds_per_epoch_of_50000']:.0f} s alone on the "
             f"machine. Trained on: {trained}.",
             as_table(STUDY, path),
         ]

@@ -122,6 +122,7 @@ def work(
                     "epochs": length,
                     "validation_accuracy": [e["val_accuracy"] for e in result.epochs],
                     "train_loss": [e["train_loss"] for e in result.epochs],
+                    "train_accuracy": [e["train_accuracy"] for e in result.epochs],
                     "test_accuracy": result.test.accuracy,
                     "test_accuracy_of_best": best,
                     "best_epoch": result.best_epoch,
@@ -161,8 +162,10 @@ def collect(study: Study, runs: Path) -> list[Path]:
 
 
 def as_table(study: Study, path: Path) -> str:
-    """The arms of a file of results, the most accurate first."""
-    runs, base = read_json(path)["runs"], next(iter(study.arms))
+    """The arms of a file of results, the most accurate first, beside the first of the study that is in it."""
+    runs = read_json(path)["runs"]
+    found = {r["arm"] for r in runs}
+    base = next(name for name in study.arms if name in found)
     reference = {r["seed"]: r["validation_accuracy"][-1] for r in runs if r["arm"] == base}
     rows = []
     for name, arm in study.arms.items():
@@ -171,6 +174,7 @@ def as_table(study: Study, path: Path) -> str:
             continue
         last = [100 * r["validation_accuracy"][-1] for r in mine]
         best = [100 * max(r["validation_accuracy"]) for r in mine]
+        told = [r["train_accuracy"][-1] for r in mine if r.get("train_accuracy") and r["train_accuracy"][-1]]
         lead = [
             100 * (r["validation_accuracy"][-1] - reference[r["seed"]])
             for r in mine
@@ -185,13 +189,14 @@ def as_table(study: Study, path: Path) -> str:
                 f"{statistics.fmean(last):.2f} ({', '.join(f'{x:.2f}' for x in last)})",
                 f"{statistics.fmean(lead):+.2f}" if lead else "-",
                 f"{statistics.fmean(best):.2f}",
+                f"{100 * statistics.fmean(told):.2f}" if told else "-",
                 f"{100 * statistics.fmean(r['test_accuracy'] for r in mine):.2f}",
             )
         )
     rows.sort(key=lambda row: -row[0])
     heads = (
-        "arm", "what differs", "epochs", "held-out accuracy, %: mean (seeds)", "points from the first arm",
-        "best epoch's", "test accuracy",
+        "arm", "what differs", "epochs", "held-out accuracy, %: mean (seeds)", f"points from `{base}`",
+        "best epoch's", "in training", "test accuracy",
     )  # fmt: skip
     return table(heads, [row[1:] for row in rows])
 
