@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from torch import nn
 
 from globalcnn import UserError, list_models
 from globalcnn.reproduce import PUBLISHED_FOR, RECIPES, find_recipe
 from globalcnn.train import Recipe, suited_to
+from globalcnn.train.setting_up import make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ from globalcnn.train import Recipe, suited_to
         ("lr", 1e300, "at most 1e+30"),
         ("optimizer_eps", -1e-8, "above 0"),
         ("optimizer_eps", 0.0, "above 0"),
+        ("fallback_lr_scale", 0.0, "above 0"),
         ("epochs", 2.5, "type int"),
         ("flip", 1, "type bool"),
         ("momentum", 1.0, "below 1"),
@@ -46,6 +50,30 @@ def test_a_value_that_does_not_fit_is_named(field, value, word):
         Recipe().replace(**{field: value})
     assert word in str(caught.value)
     assert field.split("_")[0] in str(caught.value)
+
+
+def test_the_weights_that_muon_leaves_to_adamw_have_a_rate_of_their_own():
+    def moved(recipe):
+        layer = nn.Linear(8, 8)
+        before = [p.detach().clone() for p in layer.parameters()]
+        optimizer = make_optimizer([layer], recipe)
+        for p in layer.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        return [(p - b).abs().max().item() for p, b in zip(layer.parameters(), before, strict=True)]
+
+    recipe = Recipe(lr=0.01, weight_decay=0.0)
+    (weight, bias), (same, less) = moved(recipe), moved(recipe.replace(fallback_lr_scale=0.1))
+    assert same == pytest.approx(weight, rel=1e-3)
+    assert less == pytest.approx(0.1 * bias, rel=1e-3)
+
+
+def test_other_optimisers_have_one_rate():
+    with pytest.raises(UserError, match=r"fallback_lr_scale=0.1 is for muon .* take optimizer='muon'"):
+        Recipe(optimizer="sgd", fallback_lr_scale=0.1)
+    recipe = Recipe(fallback_lr_scale=0.1)
+    assert recipe.replace(optimizer="adamw").fallback_lr_scale == 1
+    assert recipe.replace(optimizer="nmuon").fallback_lr_scale == 0.1
 
 
 def test_rates_follow_the_optimiser_unless_they_are_given():

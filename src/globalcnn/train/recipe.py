@@ -103,6 +103,12 @@ class Recipe:
         _check(self.lr > 0, "lr", self.lr, "above 0")
         _check(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "above 0 and at most 1")
         _check(self.fallback_lr_scale > 0, "fallback_lr_scale", self.fallback_lr_scale, "above 0")
+        if self.fallback_lr_scale != 1 and not leaves_weights_to_adamw(self.optimizer):
+            raise UserError(
+                f"recipe: fallback_lr_scale={self.fallback_lr_scale} is for muon and its variants, and "
+                f"optimizer={self.optimizer!r} has one rate for all weights: leave it at 1, or take "
+                "optimizer='muon'"
+            )
         eps = self.optimizer_eps
         _check(eps is None or eps > 0, "optimizer_eps", eps, "above 0")
         _check(self.decay_epochs > 0, "decay_epochs", self.decay_epochs, "above 0")
@@ -136,7 +142,7 @@ class Recipe:
         """The same recipe with some fields changed.
 
         With another optimiser, a learning rate or weight decay that was usual for the former becomes the one
-        that is usual for the new one.
+        that is usual for the new one, and a rate of AdamW's beside Muon is dropped with Muon.
         """
         unknown = sorted(set(changes) - {f.name for f in fields(self)})
         if unknown:
@@ -148,6 +154,8 @@ class Recipe:
                 if getattr(self, name) == value
             }
             changes = {**dict.fromkeys(former), **changes}
+            if not leaves_weights_to_adamw(changes["optimizer"]):
+                changes = {"fallback_lr_scale": 1.0, **changes}
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,6 +176,11 @@ def usual_rates(optimizer: str) -> dict[str, float]:
     """
     lr, weight_decay = _RATES.get(optimizer, _RATES_OF_OTHERS)
     return {"lr": lr, "weight_decay": weight_decay}
+
+
+def leaves_weights_to_adamw(optimizer: object) -> bool:
+    """Whether it is Muon or one of its variants, which are for dense weights alone."""
+    return isinstance(optimizer, str) and optimizer.endswith("muon")
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:

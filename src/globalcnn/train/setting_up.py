@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..errors import UserError, UserTypeError, unknown_name
-from .recipe import Recipe
+from .recipe import Recipe, leaves_weights_to_adamw
 
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 
@@ -60,7 +60,7 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
 def make_optimizer(modules: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over the parameters of the modules."""
     extra: dict[str, Any] = {} if recipe.optimizer_eps is None else {"eps": recipe.optimizer_eps}
-    if recipe.optimizer.endswith("muon"):
+    if leaves_weights_to_adamw(recipe.optimizer):
         extra["fallback_lr_scale"] = recipe.fallback_lr_scale
     trained = list(modules)
     try:
