@@ -85,6 +85,7 @@ def _step(case: Case, way: Way) -> Run:
 
 def _cells(cases: tuple[Case, ...], ways: Mapping[str, Way], rounds: int) -> list[dict[str, Any]]:
     """Medians over rounds in which each way makes one step, after one that prepares and one that warms up."""
+    torch.compiler.config.force_disable_caches = True  # the first step compiles anew
     cells = []
     for case in cases:
         torch.compiler.reset()
