@@ -65,9 +65,9 @@ def _muon(lr: float, *, weight_decay: float = 0.05, **other: Any) -> dict[str, A
 _AS_THEY_ARE = {"label_smoothing": 0.0, "crop_padding": 0, "compile": True}
 
 
-def _muon_with(name: str, about: str, **changes: Any) -> Arm:
-    """The arm of Muon that won, changed in one thing more that costs no time."""
-    return Arm(f"muon-{name}", f"Muon, lr 0.03, {about}", _muon(0.03, **changes), costs_as="muon-faster")
+def _muon_with(name: str, about: str, *, lr: float = 0.03, **changes: Any) -> Arm:
+    """An arm of Muon with further changes, a step of which takes as long."""
+    return Arm(f"muon-{name}", f"Muon, lr {lr:g}, {about}", _muon(lr, **changes), costs_as="muon-faster")
 
 
 _ALL = (
@@ -90,30 +90,20 @@ _ALL = (
     _muon_with("little-decay", "a tenth of its weight decay", weight_decay=0.005),
     _muon_with("nesterov", "Nesterov's momentum", optimizer="nmuon"),
     _muon_with("no-smoothing", "labels as they are", label_smoothing=0.0),
-    _muon_with("batch-64", "half the batch", batch_size=64),
-    _muon_with("batch-256", "twice the batch", batch_size=256),
+    Arm("muon-batch-64", "Muon, lr 0.03, half the batch", _muon(0.03, batch_size=64)),
+    Arm("muon-batch-256", "Muon, lr 0.03, twice the batch", _muon(0.03, batch_size=256)),
     _muon_with("rest-0.3", "AdamW's rate 0.3 of it", fallback_lr_scale=0.3),
     _muon_with("rest-0.1", "AdamW's rate a tenth of it", fallback_lr_scale=0.1),
     _muon_with("rest-3", "AdamW's rate three times it", fallback_lr_scale=3.0),
     _muon_with("no-crop", "whole images, only flipped", crop_padding=0),
     _muon_with("crop-2", "random crop after padding by 2 pixels instead of 4", crop_padding=2),
     _muon_with("tiny", "labels and images as they are, compiled", **_AS_THEY_ARE),
-    Arm(
-        "muon-tiny-slower",
-        "the same at lr 0.015",
-        {**_muon(0.015), **_AS_THEY_ARE},
-        costs_as="muon-faster",
-    ),
+    _muon_with("tiny-slower", "labels and images as they are, compiled", lr=0.015, **_AS_THEY_ARE),
     _muon_with("no-average", "without averaged weights", ema_decay=0.0),
     _muon_with("decay-weights-only", "weight decay on weights alone", decay_norms_and_biases=False),
     _muon_with("cutout", "squares of 8 pixels cut out", cutout=8),
     _muon_with("mixup", "mixup, alpha 0.2", mixup=0.2),
-    Arm(
-        "muon-0.01-rest-3",
-        "Muon, lr 0.01, AdamW's rate 0.03",
-        _muon(0.01, fallback_lr_scale=3.0),
-        costs_as="muon-faster",
-    ),
+    _muon_with("0.01-rest-3", "AdamW's rate 0.03", lr=0.01, fallback_lr_scale=3.0),
     Arm("larger-lr", "twice the learning rate", {"lr": 0.4}),
     Arm("batch-64", "half the batch, half the rate", {"batch_size": 64, "lr": 0.1}),
     Arm("cutout", "squares of 8 pixels cut out", {"cutout": 8}),

@@ -1,6 +1,6 @@
 """What a step of training costs: by Muon beside SGD, and plain beside compiled, in rounds side by side.
 
-    python -m benchmarks.step_cost --rounds 5        on an otherwise idle machine, about ten minutes
+    python -m benchmarks.step_cost --rounds 7        on an otherwise idle machine, about five minutes
 
 Writes results/per-hour/step-cost.json; `python -m benchmarks.per_hour --collect` shows it in docs/accuracy-per-hour.md.
 """
@@ -152,7 +152,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="default %(default)s")
     args = parser.parse_args()
     try:
         if args.rounds < 1:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from timm.optim import list_optimizers
 from torch import nn
 
 from globalcnn import UserError, list_models
@@ -86,10 +87,13 @@ def test_rates_follow_the_optimiser_unless_they_are_given():
     assert rates(Recipe()) == rates(Recipe().replace(epochs=3)) == muon
     assert rates(Recipe(optimizer="sgd")) == rates(Recipe().replace(optimizer="sgd")) == sgd
     assert rates(Recipe(optimizer="sgd").replace(optimizer="nmuon")) == muon
+    assert rates(Recipe(optimizer="Lookahead_Muon")) == muon  # names as timm reads them
+    assert rates(Recipe(optimizer="AdamW")) == (1e-3, 0.05)
+    assert all(0 < Recipe(optimizer=name).lr <= 1 for name in list_optimizers())
     assert rates(Recipe(lr=0.2).replace(optimizer="sgd")) == (0.2, 5e-4)
     assert rates(Recipe().replace(optimizer="sgd", weight_decay=0.05)) == (0.1, 0.05)
     assert rates(Recipe.from_dict({"optimizer": "sgd", "lr": 0.4})) == (0.4, 5e-4)
-    assert rates(Recipe(optimizer="rmsproptf")) == sgd
+    assert rates(Recipe(optimizer="rmsproptf")) == (0.01, 5e-4)  # its constructor's rate: SGD's diverges
 
 
 def test_an_unknown_field_is_named_with_a_near_one():

@@ -9,12 +9,11 @@ from typing import Any
 
 from ..data.transforms import checked_rand_augment
 from ..errors import UserError, UserTypeError, unknown_name
+from .optimizers import leaves_weights_to_adamw, usual_rates
 
 SCHEDULES = ("cosine", "step", "exponential", "constant")
 PRECISIONS = ("no", "bf16", "fp16")
 LARGEST = 1e30  # of any number: float32 has room for it
-_RATES = {"muon": (0.03, 0.05), "nmuon": (0.03, 0.05), "adamw": (1e-3, 0.05)}  # learning rate, weight decay
-_RATES_OF_OTHERS = (0.1, 5e-4)  # those of SGD
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -45,12 +44,12 @@ class Recipe:
         "name of one of timm's optimisers; muon is for dense weights, AdamW for the rest; sgd is Nesterov's",
     )
     lr: float = _setting(
-        None, "largest learning rate; default 0.03 for muon, 0.001 for adamw, 0.1 for others"
+        None,
+        "largest learning rate; default 0.03 for muon, 0.1 for sgd, for others their own, as 0.001 of adamw",
     )
     momentum: float = _setting(0.9, "momentum of SGD-like optimisers")
     fallback_lr_scale: float = _setting(
-        1.0,
-        "learning rate of the weights that muon leaves to AdamW, as a share of lr",
+        1.0, "learning rate of the weights that muon leaves to AdamW, as a share of lr"
     )
     optimizer_eps: float | None = _setting(None, "eps of adaptive optimisers; default the optimiser's own")
     weight_decay: float = _setting(
@@ -166,21 +165,6 @@ class Recipe:
     def from_dict(values: Mapping[str, Any]) -> Recipe:
         """The inverse of `as_dict`."""
         return Recipe().replace(**values)
-
-
-def usual_rates(optimizer: str) -> dict[str, float]:
-    """Learning rate and weight decay that an optimiser gets where none are given.
-
-    >>> usual_rates("nmuon"), usual_rates("sgd")
-    ({'lr': 0.03, 'weight_decay': 0.05}, {'lr': 0.1, 'weight_decay': 0.0005})
-    """
-    lr, weight_decay = _RATES.get(optimizer, _RATES_OF_OTHERS)
-    return {"lr": lr, "weight_decay": weight_decay}
-
-
-def leaves_weights_to_adamw(optimizer: object) -> bool:
-    """Whether it is Muon or one of its variants, which are for dense weights alone."""
-    return isinstance(optimizer, str) and optimizer.endswith("muon")
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:

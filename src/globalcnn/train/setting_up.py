@@ -15,7 +15,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..errors import UserError, UserTypeError, unknown_name
-from .recipe import Recipe, leaves_weights_to_adamw
+from .optimizers import leaves_weights_to_adamw
+from .recipe import Recipe
 
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 

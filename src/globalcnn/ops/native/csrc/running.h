@@ -17,7 +17,9 @@ inline const Kernels* choose_kernels() {
   const Kernels* usable[3] = {kernels_plain(), nullptr, nullptr};
 #if defined(__x86_64__) || defined(_M_X64)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) usable[1] = kernels_avx2();
-  if (__builtin_cpu_supports("avx512f")) usable[2] = kernels_avx512();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    usable[2] = kernels_avx512();
 #endif
   const char* wanted = std::getenv("GLOBALCNN_ISA");
   const Kernels* best = nullptr;
