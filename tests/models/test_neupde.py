@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -53,6 +55,24 @@ def test_a_constant_has_no_derivatives_anywhere():
     f = PDEFunction(32, 8)
     assert f.derivatives(torch.full((1, 32, 4, 5), 3.0)).abs().max() == 0
     assert f.derivatives(torch.full((1, 32, 1, 1), 3.0)).abs().max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="needs a C++ compiler")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_compiled_it_has_the_same_gradients(memory_format):
+    torch.manual_seed(0)
+    f = PDEFunction(32, 48)
+    start = torch.randn(2, 32, 6, 5).contiguous(memory_format=memory_format)
+    found = []
+    for function in (f, torch.compile(f)):
+        u = start.clone().requires_grad_()
+        f.zero_grad()
+        out = function(0.0, u)
+        out.square().sum().backward()
+        found.append([out.detach(), u.grad, *(p.grad.clone() for p in f.parameters())])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
 
 
 def small(**settings):

@@ -275,6 +275,42 @@ def test_compiled_training_is_the_plain_one_and_resumes(stripes: DataSource, tmp
     assert same(out, tmp_path / "whole")
 
 
+class FailsWhenCompiled(nn.Module):
+    """Its forward fails when it is compiled, or always."""
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        self.inner, self.plain = net(), plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or (self.training and not self.plain):
+            x = x.reshape(-1, 7, 11)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_cannot_be_compiled_is_said_in_one_line(stripes: DataSource, plain: bool) -> None:
+    torch.compiler.reset()
+    recipe = QUICK.replace(compile=True, epochs=1)
+    wanted = (
+        (UserError, r"torch\.compile cannot compile .*compile=False") if plain else (RuntimeError, "shape")
+    )
+    with pytest.raises(wanted[0], match=wanted[1]) as caught:
+        train(FailsWhenCompiled(plain), stripes, recipe, device="cpu")
+    assert isinstance(caught.value, UserError) is plain
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_compiler_is_said_in_one_line(stripes: DataSource, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    absent = torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-such-compiler"),)})
+    with (
+        absent,
+        pytest.raises(UserError, match=r"torch\.compile cannot compile .*train it with compile=False"),
+    ):
+        train(net(), stripes, QUICK.replace(compile=True, epochs=1), device="cpu")
+
+
 def test_dropout_of_the_recipe_is_the_constructors(stripes: DataSource) -> None:
     with pytest.raises(UserError, match=r"drop_rate=0.3 is a setting of the network's constructor"):
         train(net(), stripes, QUICK.replace(drop_rate=0.3), device="cpu")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -228,6 +230,18 @@ def test_recipes_run(stripes, change):
     result = train_net(MODEL, stripes, QUICK.replace(epochs=2, **change), device="cpu")
     assert len(result.epochs) == 2
     assert all(e["train_loss"] > 0 for e in result.epochs)
+
+
+def test_bf16_without_its_instructions_is_said(stripes, monkeypatch):
+    once = QUICK.replace(epochs=1)
+    setting_up = importlib.import_module("globalcnn.train.setting_up")
+    monkeypatch.setattr(setting_up, "get_cpu_capability", lambda: "AVX2")
+    with pytest.warns(UserWarning, match=r"precision='bf16': this processor \(AVX2\) has no instructions"):
+        train_net(MODEL, stripes, once.replace(precision="bf16"), device="cpu")
+    monkeypatch.setattr(setting_up, "get_cpu_capability", lambda: "AVX512")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train_net(MODEL, stripes, once.replace(precision="bf16"), device="cpu")
 
 
 def test_a_network_learns(stripes):

@@ -49,13 +49,27 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
+class _DepthwiseConv(nn.Conv2d):
+    """A convolution with a replicated border that `torch.compile` can train.
+
+    torch.compile expects the gradient of a 4-D map's border in planes, and PyTorch (2.14) gives it in the
+    memory format of the map, which ends in an AssertionError. 3-D maps have one format alone.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting():
+            return super().forward(input)
+        border = F.pad(input.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(border.view(*input.shape[:2], *border.shape[1:]), self.weight, groups=self.groups)
+
+
 class PDEFunction(nn.Module):
     """The right-hand side: called as `f(t, u)`, u (N, C, H, W), keeps its shape; t is not used."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         derivatives = len(_DIFFERENCES)
-        self.derivatives = nn.Conv2d(
+        self.derivatives = _DepthwiseConv(
             channels,
             derivatives * channels,
             3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..data import Augmentation, DataSource, Loader
 from ..errors import UserError
 from ..nn.implicit import ImplicitLayer
+from .compiled import blamed_on_compiling
 from .divergence import TrainingDiverged, where_it_began
 from .evaluate import Evaluation, NotFinite, evaluation, tally
 from .growing import check_first_image_size, resized, size_in
@@ -72,6 +73,7 @@ class Trainer:
         self.extra = objective.setup(self.model, device=accelerator.device)
         optimizer = make_optimizer([self.model, *([] if self.extra is None else [self.extra])], recipe)
         self.schedule = Schedule(optimizer, recipe, steps=len(self.train_loader), seed=seed)
+        self._to_compile = recipe.compile
         if recipe.compile:
             self.model.compile()
         self.mixup = make_mixup(recipe, num_classes)
@@ -188,16 +190,17 @@ class Trainer:
 
     def _step(self, images: Tensor, targets: Tensor, i: int) -> tuple[float, Outcome]:
         self.optimizer.zero_grad()
-        with self.accelerator.autocast():
-            outcome = self._outcome(images, targets)
-        value = outcome.loss.item()
-        if not math.isfinite(value):
-            place = where_it_began(self.model, images)
-            raise TrainingDiverged(
-                f"the loss became {value} at step {i + 1} of epoch {self.epoch + 1}; it began in {place}. "
-                "The last good checkpoint is kept; try a lower lr, a longer warm-up or grad_clip"
-            )
-        self.accelerator.backward(outcome.loss)
+        with self._first_compiled_step(images, targets):
+            outcome = self._forward(images, targets)
+            value = outcome.loss.item()
+            if not math.isfinite(value):
+                place = where_it_began(self.model, images)
+                raise TrainingDiverged(
+                    f"the loss became {value} at step {i + 1} of epoch {self.epoch + 1}; "
+                    f"it began in {place}. The last good checkpoint is kept; try a lower lr, a longer "
+                    "warm-up or grad_clip"
+                )
+            self.accelerator.backward(outcome.loss)
         if self.recipe.grad_clip:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.grad_clip)
         self.optimizer.step()
@@ -207,6 +210,16 @@ class Trainer:
         figures = {name: scalar.detach() for name, scalar in outcome.figures.items()}
         logits = None if outcome.logits is None else outcome.logits.detach()
         return value, Outcome(outcome.loss.detach(), logits, figures)
+
+    def _first_compiled_step(self, images: Tensor, targets: Tensor) -> AbstractContextManager[None]:
+        if not self._to_compile:
+            return nullcontext()
+        self._to_compile = False
+        return blamed_on_compiling(lambda: self.accelerator.backward(self._forward(images, targets).loss))
+
+    def _forward(self, images: Tensor, targets: Tensor) -> Outcome:
+        with self.accelerator.autocast():
+            return self._outcome(images, targets)
 
     def _outcome(self, images: Tensor, targets: Tensor) -> Outcome:
         try:

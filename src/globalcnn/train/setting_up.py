@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.backends.cpu import get_cpu_capability
 
 from ..errors import UserError, UserTypeError, unknown_name
 from .optimizers import leaves_weights_to_adamw
@@ -55,7 +57,14 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
         # accelerate keeps one state per process; a second training may want another precision
         AcceleratorState._reset_state(reset_partial_state=False)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)]
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
+    made = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
+    if precision == "bf16" and made.device.type == "cpu" and get_cpu_capability() == "AVX2":
+        warnings.warn(
+            "precision='bf16': this processor (AVX2) has no instructions for bfloat16, and a step takes "
+            "longer than with precision='no'",
+            stacklevel=3,
+        )
+    return made
 
 
 def make_optimizer(modules: Iterable[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
