@@ -6,7 +6,7 @@
 The three MNIST-10 backbones have 524 parameters (`globalcnn.models.digits`). Accuracy is that on 10 % of the training
 images, held out, after the last epoch; the best epoch's stands beside it, since the printed figures are the best of all
 epochs. Each training keeps its state in RUNS: the same command continues where the last one stopped. `--collect`
-writes results/mnist10-why/. `--list` shows the arms.
+writes results/mnist10-why/ and the table in docs/reproduction.md. `--list` shows the arms.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from torch import nn
 from globalcnn.ops import PDE, Boundary
 from globalcnn.reproduce import find_recipe
 
+from .pages import ROOT, hardware, put, read
 from .study import Arm, Study, as_table, collect, parser, run, work
 
 NETWORK, DATA = "digits_global", "mnist"
 BASE = find_recipe("mnist_backbones").replace(validation=0.1)
 COSINE = {"lr": 0.1, "schedule": "cosine"}
+PAGE = ROOT / "docs" / "reproduction.md"
+START, END = "<!-- backbones: written by python -m benchmarks.backbones -->", "<!-- end of backbones -->"
 
 
 def _velocity(model: nn.Module) -> nn.Conv2d:
@@ -74,6 +77,22 @@ _ALL = (
 STUDY = Study("mnist10-why", BASE, {arm.name: arm for arm in _ALL})
 
 
+def section() -> str:
+    """The tables of the page, between its markers."""
+    parts = [START]
+    for path in sorted(STUDY.folder.glob("*.json")):
+        content = read(f"{STUDY.name}/{path.name}")
+        r = content["runs"][0]["recipe"]
+        seeds = ", ".join(map(str, content["seeds"]))
+        parts += [
+            f"`{NETWORK}` on MNIST, {r['epochs']} epochs, {r['optimizer']} with lr {r['lr']:g} and {r['schedule']} schedule where "
+            f"nothing else is said; 10 % of the training images held out; seed(s) {seeds}. {hardware(content)}; "
+            f"results/{STUDY.name}/.",
+            as_table(STUDY, path),
+        ]
+    return "\n\n".join([*parts, END])
+
+
 def main() -> int:
     """Returns the exit status."""
     args = parser(STUDY, "backbones", __doc__, epochs=BASE.epochs, seed=1).parse_args()
@@ -81,7 +100,8 @@ def main() -> int:
     def command(until: float) -> None:
         if args.collect:
             for path in collect(STUDY, args.runs):
-                print(f"wrote {path}\n\n{as_table(STUDY, path)}")
+                print(f"wrote {path}")
+            put(PAGE, section())
             return
         ended = work(
             STUDY, NETWORK, DATA, data_dir=args.data_dir, runs=args.runs, seeds=args.seeds, until=until,
