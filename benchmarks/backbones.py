@@ -26,6 +26,7 @@ from .study import Arm, Study, as_table, collect, parser, run, work
 NETWORK, DATA = "digits_global", "mnist"
 BASE = find_recipe("mnist_backbones").replace(validation=0.1)
 COSINE = {"lr": 0.1, "schedule": "cosine"}
+ADAMW = {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine"}
 PAGE = ROOT / "docs" / "reproduction.md"
 START, END = "<!-- backbones: written by python -m benchmarks.backbones -->", "<!-- end of backbones -->"
 
@@ -70,7 +71,15 @@ _ALL = (
         settings={"pde": PDE(steps=5, boundary=Boundary.NEUMANN)},
     ),
     Arm("dt-0.1", "half the time step", settings={"pde": PDE(steps=5, dt=0.1)}),
+    Arm("dt-0.4", "twice the time step", settings={"pde": PDE(steps=5, dt=0.4)}),
     Arm("steps-10", "ten steps", settings={"pde": PDE(steps=10)}),
+    Arm(
+        "steps-10-cosine-0.1",
+        "ten steps, learning rate 0.1, cosine schedule",
+        COSINE,
+        settings={"pde": PDE(steps=10)},
+    ),
+    Arm("adamw", "AdamW, learning rate 0.01, cosine schedule", ADAMW),
     Arm("residual", "the residual backbone, published recipe", network="digits_residual"),
     Arm("residual-cosine-0.1", "that, learning rate 0.1, cosine schedule", COSINE, network="digits_residual"),
 )
