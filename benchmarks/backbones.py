@@ -81,7 +81,12 @@ _ALL = (
     ),
     Arm("adamw", "AdamW, learning rate 0.01, cosine schedule", ADAMW),
     Arm("residual", "the residual backbone, published recipe", network="digits_residual"),
-    Arm("residual-cosine-0.1", "that, learning rate 0.1, cosine schedule", COSINE, network="digits_residual"),
+    Arm(
+        "residual-cosine-0.1",
+        "the residual backbone, learning rate 0.1, cosine schedule",
+        COSINE,
+        network="digits_residual",
+    ),
 )
 STUDY = Study("mnist10-why", BASE, {arm.name: arm for arm in _ALL})
 
