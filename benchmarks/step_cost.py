@@ -1,8 +1,10 @@
 """What a step of training costs: by Muon beside SGD, and plain beside compiled, in rounds side by side.
 
-    python -m benchmarks.step_cost --rounds 7        on an otherwise idle machine, about five minutes
+    python -m benchmarks.step_cost --rounds 7               on an otherwise idle machine, about five minutes
+    python -m benchmarks.step_cost --rounds 7 --float32     plain beside compiled in float32, and bf16 beside them
 
-Writes results/per-hour/step-cost.json; `python -m benchmarks.per_hour --collect` shows it in docs/accuracy-per-hour.md.
+Writes results/per-hour/step-cost.json, with `--float32` step-cost-float32.json, for processors without instructions for
+bfloat16; `python -m benchmarks.per_hour --collect` shows both in docs/accuracy-per-hour.md.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from .pages import RESULTS, hardware, table
 from .rounds import Run, outside_inference
 from .training import training_step
 
-PATH = RESULTS / "per-hour" / "step-cost.json"
+FOLDER = RESULTS / "per-hour"
+PATH, FLOAT32_PATH = FOLDER / "step-cost.json", FOLDER / "step-cost-float32.json"
 CLASSES = 100
+HEADS = ("network", "images")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ FORMS = {
     "channels last": Way(bf16=True),
     "compiled": Way(channels_last=False, compiled=True, bf16=True),
     "compiled, channels last": Way(compiled=True, bf16=True),
+}
+FLOAT32_FORMS = {
+    "plain": Way(channels_last=False),
+    "channels last": Way(),
+    "compiled": Way(channels_last=False, compiled=True),
+    "compiled, channels last": Way(compiled=True),
+    "channels last, bf16": Way(bf16=True),
 }
 
 
@@ -113,32 +124,50 @@ def measure(rounds: int) -> dict[str, Any]:
     }
 
 
+def measure_float32(rounds: int) -> dict[str, Any]:
+    """The table of forms in float32."""
+    cells = _cells(BY_FORM, FLOAT32_FORMS, rounds)
+    return {"seed": 0, "rounds": rounds, "forms": cells, "environment": environment()}
+
+
 def section() -> str:
     """The tables of the page; nothing if nothing was measured."""
-    if not PATH.is_file():
-        return ""
-    content = read_json(PATH)
-    optimizers = []
-    for cell in content["optimizers"]:
-        sgd, muon = (1e3 * cell["seconds"][name] for name in OPTIMIZERS)
-        optimizers.append((*_about(cell), f"{sgd:.0f}", f"{muon:.0f}", f"{muon / sgd:.2f}"))
-    forms = []
-    for cell in content["forms"]:
-        plain = min(cell["seconds"][name] for name in FORMS if not FORMS[name].compiled)
-        compiled = min((cell["seconds"][name], name) for name in FORMS if FORMS[name].compiled)
-        times = [f"{1e3 * cell['seconds'][name]:.0f}" for name in FORMS]
-        compiling = cell["first_step_seconds"][compiled[1]]
-        forms.append((*_about(cell), *times, f"{plain / compiled[0]:.2f}", f"{compiling:.0f}"))
-    about = f"medians of {content['rounds']} rounds side by side. {hardware(content)}."
-    heads = ("network", "images")
-    return "\n\n".join(
-        [
-            f"**A step of training** (forward, backward, optimiser), float32, channels last, {about}",
-            table((*heads, "ms of a step by SGD", "by Muon", "times as long"), optimizers),
-            f"**A step of training by Muon**, bf16, in ms, {about} Compiled is `--compile`.",
-            table((*heads, *FORMS, "compiled is faster by", "its first step, s"), forms),
+    parts = []
+    if PATH.is_file():
+        content = read_json(PATH)
+        optimizers = []
+        for cell in content["optimizers"]:
+            sgd, muon = (1e3 * cell["seconds"][name] for name in OPTIMIZERS)
+            optimizers.append((*_about(cell), f"{sgd:.0f}", f"{muon:.0f}", f"{muon / sgd:.2f}"))
+        parts += [
+            f"**A step of training** (forward, backward, optimiser), float32, channels last, {_measured(content)}",
+            table((*HEADS, "ms of a step by SGD", "by Muon", "times as long"), optimizers),
+            *_forms(content, FORMS, "bf16"),
         ]
-    )
+    if FLOAT32_PATH.is_file():
+        parts += _forms(read_json(FLOAT32_PATH), FLOAT32_FORMS, "float32 where nothing else is said")
+    return "\n\n".join(parts)
+
+
+def _forms(content: Mapping[str, Any], ways: Mapping[str, Way], precision: str) -> list[str]:
+    """Plain steps beside compiled ones, in words and as a table; the ratio leaves out what has another precision."""
+    usual = next(iter(ways.values())).bf16
+    rows = []
+    for cell in content["forms"]:
+        timed = [(cell["seconds"][name], name) for name, way in ways.items() if way.bf16 == usual]
+        plain = min(found for found in timed if not ways[found[1]].compiled)
+        compiled = min(found for found in timed if ways[found[1]].compiled)
+        times = [f"{1e3 * cell['seconds'][name]:.0f}" for name in ways]
+        compiling = cell["first_step_seconds"][compiled[1]]
+        rows.append((*_about(cell), *times, f"{plain[0] / compiled[0]:.2f}", f"{compiling:.0f}"))
+    return [
+        f"**A step of training by Muon**, {precision}, in ms, {_measured(content)} Compiled is `--compile`.",
+        table((*HEADS, *ways, "compiled is faster by", "its first step, s"), rows),
+    ]
+
+
+def _measured(content: Mapping[str, Any]) -> str:
+    return f"medians of {content['rounds']} rounds side by side. {hardware(dict(content))}."
 
 
 def _about(cell: Mapping[str, Any]) -> tuple[str, str]:
@@ -153,15 +182,17 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=7, help="default %(default)s")
+    parser.add_argument("--float32", action="store_true", help="only plain beside compiled, in float32")
     args = parser.parse_args()
+    path = FLOAT32_PATH if args.float32 else PATH
     try:
         if args.rounds < 1:
             raise UserError("--rounds must be 1 or more")
-        write_json(PATH, measure(args.rounds))
+        write_json(path, measure_float32(args.rounds) if args.float32 else measure(args.rounds))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {PATH}")
+    print(f"wrote {path}")
     return 0
 
 

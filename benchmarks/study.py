@@ -135,13 +135,16 @@ def work(
 
 
 def collect(study: Study, runs: Path) -> list[Path]:
-    """The results of the trainings that ended, a file for each group, with those that it holds already."""
+    """The results of the trainings that ended, a file for each group, with those that it holds already.
+
+    A `UserError` where none has ended and there are no earlier results either.
+    """
     found: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
     for path in sorted(runs.glob(f"*/*/{RESULT}")):
         told = read_json(path)
         if told["arm"] in study.arms:
             found.setdefault(path.parent.parent.name, {})[told["arm"], told["seed"]] = told
-    if not found:
+    if not found and not any(study.folder.glob("*.json")):
         raise UserError(f"no training of this study has ended in {str(runs)!r}")
     written = []
     for group, each in found.items():

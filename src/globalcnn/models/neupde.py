@@ -49,12 +49,25 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-class _DepthwiseConv(nn.Conv2d):
-    """A convolution with a replicated border that `torch.compile` can train.
+class _Derivatives(nn.Conv2d):
+    """The five derivatives of each channel, (N, 5 C, H, W): a depthwise convolution with replicated border.
 
     torch.compile expects the gradient of a 4-D map's border in planes, and PyTorch (2.14) gives it in the
     memory format of the map, which ends in an AssertionError. 3-D maps have one format alone.
     """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            channels,
+            len(_DIFFERENCES) * channels,
+            3,
+            padding=1,
+            padding_mode="replicate",
+            groups=channels,
+            bias=False,
+        )
+        with torch.no_grad():
+            self.weight.copy_(torch.tensor(_DIFFERENCES)[:, None].repeat(channels, 1, 1, 1))
 
     def forward(self, input: Tensor) -> Tensor:
         if not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting():
@@ -68,20 +81,8 @@ class PDEFunction(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        derivatives = len(_DIFFERENCES)
-        self.derivatives = _DepthwiseConv(
-            channels,
-            derivatives * channels,
-            3,
-            padding=1,
-            padding_mode="replicate",
-            groups=channels,
-            bias=False,
-        )
-        with torch.no_grad():
-            stencils = torch.tensor(_DIFFERENCES)[:, None]
-            self.derivatives.weight.copy_(stencils.repeat(channels, 1, 1, 1))
-        self.mix1 = nn.Conv2d((1 + derivatives) * channels, hidden, 1)
+        self.derivatives = _Derivatives(channels)
+        self.mix1 = nn.Conv2d((1 + len(_DIFFERENCES)) * channels, hidden, 1)
         self.norm1 = group_norm(hidden)
         self.mix2 = nn.Conv2d(hidden, channels, 1)
         self.norm2 = group_norm(channels)

@@ -13,8 +13,9 @@ from .divergence import TrainingDiverged
 
 @contextmanager
 def blamed_on_compiling(plain: Callable[[], object]) -> Iterator[None]:
-    """A first compiled step: a `UserError` where it fails and `plain()`, the same step as it is, does not.
+    """Where what is done inside fails, and `plain()`, the same uncompiled, does not: a `UserError`.
 
+    Any step can be the one that compiles: of the first batch, of a smaller last one, of images that grow.
     Where the plain one fails too, its error is raised: it names the place in the network.
     """
     try:
@@ -24,8 +25,8 @@ def blamed_on_compiling(plain: Callable[[], object]) -> Iterator[None]:
     except Exception as error:
         with torch.compiler.set_stance("force_eager"):
             plain()
-        lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+        reason = " ".join(str(error).split())[:300] or "no reason given"
         raise UserError(
-            f"torch.compile cannot compile this training ({type(error).__name__}: {lines[0][:300]}): "
-            "train it with compile=False (on the command line without --compile)"
+            f"torch.compile cannot compile this training ({type(error).__name__}: {reason}): train "
+            "it with compile=False (on the command line without --compile)"
         ) from error

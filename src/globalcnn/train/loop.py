@@ -73,7 +73,6 @@ class Trainer:
         self.extra = objective.setup(self.model, device=accelerator.device)
         optimizer = make_optimizer([self.model, *([] if self.extra is None else [self.extra])], recipe)
         self.schedule = Schedule(optimizer, recipe, steps=len(self.train_loader), seed=seed)
-        self._to_compile = recipe.compile
         if recipe.compile:
             self.model.compile()
         self.mixup = make_mixup(recipe, num_classes)
@@ -190,7 +189,7 @@ class Trainer:
 
     def _step(self, images: Tensor, targets: Tensor, i: int) -> tuple[float, Outcome]:
         self.optimizer.zero_grad()
-        with self._first_compiled_step(images, targets):
+        with self._compiled(lambda: self.accelerator.backward(self._forward(images, targets).loss)):
             outcome = self._forward(images, targets)
             value = outcome.loss.item()
             if not math.isfinite(value):
@@ -211,11 +210,8 @@ class Trainer:
         logits = None if outcome.logits is None else outcome.logits.detach()
         return value, Outcome(outcome.loss.detach(), logits, figures)
 
-    def _first_compiled_step(self, images: Tensor, targets: Tensor) -> AbstractContextManager[None]:
-        if not self._to_compile:
-            return nullcontext()
-        self._to_compile = False
-        return blamed_on_compiling(lambda: self.accelerator.backward(self._forward(images, targets).loss))
+    def _compiled(self, plain: Callable[[], object]) -> AbstractContextManager[None]:
+        return blamed_on_compiling(plain) if self.recipe.compile else nullcontext()
 
     def _forward(self, images: Tensor, targets: Tensor) -> Outcome:
         with self.accelerator.autocast():
@@ -241,8 +237,13 @@ class Trainer:
     def judge(self, loader: Loader, weights: nn.Module | None = None) -> Evaluation:
         """Evaluate over all processes, with the weights that would be kept (or those of another module)."""
         model = weights or (self.ema.module if self.ema is not None else self.model)
-        with self.accelerator.autocast() if self.recipe.precision != "no" else nullcontext():
-            total = tally(model, loader, self.num_classes)
+
+        def tallied() -> Tensor:
+            with self.accelerator.autocast() if self.recipe.precision != "no" else nullcontext():
+                return tally(model, loader, self.num_classes)
+
+        with self._compiled(tallied):
+            total = tallied()
         total = self.accelerator.reduce(total.to(_wide(self.accelerator.device)))
         try:
             return evaluation(total.double(), self.num_classes)

@@ -60,8 +60,8 @@ def make_accelerator(device: str, precision: str, *, unused_parameters: bool = F
     made = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
     if precision == "bf16" and made.device.type == "cpu" and get_cpu_capability() == "AVX2":
         warnings.warn(
-            "precision='bf16': this processor (AVX2) has no instructions for bfloat16, and a step takes "
-            "longer than with precision='no'",
+            "precision='bf16': on this processor (AVX2) PyTorch computes bfloat16 without instructions "
+            "for it, and a step takes several times as long as with precision='no'",
             stacklevel=3,
         )
     return made
