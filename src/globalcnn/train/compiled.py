@@ -25,7 +25,8 @@ def blamed_on_compiling(plain: Callable[[], object]) -> Iterator[None]:
     except Exception as error:
         with torch.compiler.set_stance("force_eager"):
             plain()
-        reason = " ".join(str(error).split())[:300] or "no reason given"
+        told = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]  # advice to those who debug PyTorch
+        reason = " ".join(told.split())[:300] or "no reason given"
         raise UserError(
             f"torch.compile cannot compile this training ({type(error).__name__}: {reason}): train "
             "it with compile=False (on the command line without --compile)"
