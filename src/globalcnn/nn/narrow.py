@@ -13,7 +13,7 @@ _LEAST_BATCH = 8
 
 class NarrowConv2d(nn.Conv2d):
     """`nn.Conv2d` with the same results; with gradients, contiguous images of few channels are convolved in
-    channels-last memory.
+    channels-last memory, the same but for rounding.
 
     For contiguous float32 images on a CPU, oneDNN pads the channels to whole vectors (16 with AVX-512, 8 with
     AVX2) in a blocked layout. With 10 channels, forward and backward then take longer than changing to
@@ -54,7 +54,7 @@ class NarrowConv2d(nn.Conv2d):
         return super()._conv_forward(x, weight, bias).contiguous()
 
     def _gains(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether changing the layout saves time here, and does not change any result."""
+        """Whether changing the layout saves time here, and changes results by rounding alone."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
             return False
         if not torch.is_grad_enabled() or not (x.requires_grad or weight.requires_grad):
