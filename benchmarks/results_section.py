@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
+from dataclasses import dataclass
 
-from .pages import ROOT, hardware, milliseconds, put, read, table
+from globalcnn.train import Recipe
+from globalcnn.train.recipe import completed
+
+from .pages import RESULTS, ROOT, hardware, milliseconds, put, read, table
 
 START, END = "<!-- results: written by python -m benchmarks.results_section -->", "<!-- end of results -->"
 SHOWN = {
@@ -123,18 +128,41 @@ def pairs() -> str:
 
 
 def accuracies(ours: str, theirs: str) -> str:
-    """Test accuracies of two networks whose weights come with the library, by one recipe on one data set."""
-    cards = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "weights").glob("*.json"))
-    ]
+    """Test accuracies of two networks by one recipe and seeds, on each data set after the most epochs that there are."""
+    by_data: dict[str, tuple[int, str]] = {}
+    for one, other in itertools.product(trained(ours), trained(theirs)):
+        if one.on != other.on:
+            continue
+        epochs, accuracy = one.epochs, f"{100 * one.accuracy:.1f} / {100 * other.accuracy:.1f}"
+        if epochs > by_data.get(one.data, (0, ""))[0]:
+            by_data[one.data] = epochs, f"{accuracy} ({one.data}, {epochs} epochs)"
+    return ", ".join(words for _, words in by_data.values()) or "-"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network after training: what it was trained on and how, and the mean test accuracy of its seeds."""
+
+    on: tuple[str, tuple[int, ...], str]  # data, seeds, recipe
+    data: str
+    epochs: int
+    accuracy: float
+
+
+def trained(network: str) -> list[Trained]:
+    """All results of results/rows/ for that network, those by earlier recipes among them."""
     found = []
-    for one in cards:
-        for other in cards:
-            names, alike = (one["network"], other["network"]), one["recipe"] == other["recipe"]
-            if names == (ours, theirs) and alike and one["data"] == other["data"]:
-                means = (100 * statistics.fmean(card["test_accuracy"].values()) for card in (one, other))
-                found.append(f"{' / '.join(f'{mean:.1f}' for mean in means)} ({one['data']})")
-    return ", ".join(found) or "-"
+    for path in sorted((RESULTS / "rows").rglob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name, _, data = content["row"].rpartition("-")
+        if name != network:
+            continue
+        runs, seeds = content["runs"], tuple(sorted(content["seeds"]))
+        recipe = Recipe.from_dict(completed(runs[0]["recipe"]))
+        form = recipe.replace(compile=False)  # the same training within rounding
+        accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
+        found.append(Trained((data, seeds, repr(form)), data, recipe.epochs, accuracy))
+    return found
 
 
 def engines() -> str:

@@ -8,7 +8,8 @@ modern recipe's values, and `--collect` adds them) and `shipped_seed`. Each trai
 RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one stopped; `--seeds` trains some
 of them. `--collect` evaluates the weights after the last epoch on the test images, in float32 as `globalcnn verify`
 does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe, stay), copies the weights of the
-seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. No setting was chosen by test accuracy, but in studies with held-out training images
+seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. Results by another
+recipe than the card's move to results/rows/earlier/, where pairs by one recipe are still found. No setting was chosen by test accuracy, but in studies with held-out training images
 (docs/accuracy-per-hour.md), and the last epoch counts.
 """
 
@@ -103,6 +104,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     done = {seed: found[seed] for seed in card["seeds"] if seed in found}
     if shipped not in done:
         raise UserError(f"{row}: the training of seed {shipped} has not ended in {str(runs)!r}")
+    _put_aside(result, wanted)
     kept = (
         "seed",
         "test_accuracy",
@@ -137,6 +139,17 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         licence="MIT",
     )
     write_json(WEIGHTS / f"{row}.json", card)
+
+
+def _put_aside(result: Path, wanted: Recipe) -> None:
+    """Move results by another recipe than the one that is wanted to earlier/, under a name that is free."""
+    if not result.is_file() or _recipe(read_json(result)["runs"][0]) == wanted:
+        return
+    epochs = read_json(result)["runs"][0]["epochs"]
+    folder = result.parent / "earlier"
+    folder.mkdir(exist_ok=True)
+    names = (f"{result.stem}-{epochs}-epochs{more}.json" for more in ("", *(f"-{n}" for n in range(2, 1000))))
+    result.rename(next(path for name in names if not (path := folder / name).exists()))
 
 
 def _recipe(told: dict[str, Any]) -> Recipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import performance_page, results_section
+from globalcnn.train import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +39,36 @@ def test_results_name_seed_versions_and_hardware(file):
     content = json.loads(file.read_text(encoding="utf-8"))
     assert "seed" in content or "seeds" in content
     assert {"torch", "python", "cpu", "threads"} <= set(content["environment"])
+
+
+def row(tmp_path, name, accuracies, **recipe):
+    """A file of results/rows/ with an accuracy for each seed."""
+    told = Recipe().replace(**recipe).as_dict()
+    runs = [
+        {"seed": n, "test_accuracy": a, "epochs": told["epochs"], "recipe": told}
+        for n, a in enumerate(accuracies)
+    ]
+    (tmp_path / "rows" / "earlier").mkdir(parents=True, exist_ok=True)
+    file = tmp_path / "rows" / f"{name}.json"
+    named = file.stem.removesuffix(f"-{told['epochs']}-epochs")
+    file.write_text(json.dumps({"row": named, "seeds": list(range(len(runs))), "runs": runs}))
+
+
+def test_a_pair_is_compared_by_one_recipe_after_the_most_epochs_that_both_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_section, "RESULTS", tmp_path)
+    row(tmp_path, "ours-cifar10", [0.95], epochs=90)
+    row(tmp_path, "theirs-cifar10", [0.93], epochs=60)
+    assert results_section.accuracies("ours", "theirs") == "-"
+    row(tmp_path, "earlier/ours-cifar10-30-epochs", [0.8], epochs=30)
+    row(tmp_path, "earlier/theirs-cifar10-30-epochs", [0.7], epochs=30, compile=True)
+    row(tmp_path, "earlier/ours-cifar10-60-epochs", [0.9], epochs=60)
+    row(tmp_path, "theirs-cifar100", [0.5], epochs=60)
+    assert results_section.accuracies("ours", "theirs") == "90.0 / 93.0 (cifar10, 60 epochs)"
+    assert results_section.accuracies("theirs", "ours") == "93.0 / 90.0 (cifar10, 60 epochs)"
+    row(tmp_path, "ours-cifar100", [0.5, 0.7], epochs=60)
+    assert "cifar100" not in results_section.accuracies("ours", "theirs")  # other seeds
+    row(tmp_path, "theirs-cifar100", [0.4, 0.5], epochs=60)
+    assert results_section.accuracies("ours", "theirs").endswith(", 60.0 / 45.0 (cifar100, 60 epochs)")
 
 
 def test_no_weights_or_data_among_the_results():

@@ -88,6 +88,19 @@ def test_runs_of_another_recipe_do_not_count(folders):
         rows.collect(ROW, None, folders / "runs")
     with pytest.raises(UserError, match="has not ended"):
         rows.collect(ROW, None, folders / "elsewhere")
+    result = folders / "results" / "rows" / f"{ROW}.json"
+    before = result.read_bytes()
+    train_seed(folders / "later", 0, lr=0.2)
+    rows.collect(ROW, None, folders / "later")
+    (run,) = json.loads(result.read_text())["runs"]
+    assert run["recipe"]["lr"] == 0.2
+    (kept,) = (folders / "results" / "rows" / "earlier").iterdir()
+    assert (kept.name, kept.read_bytes()) == (f"{ROW}-1-epochs.json", before)
+    (folders / "weights" / f"{ROW}.json").write_text(json.dumps({**changed, "recipe": {**RECIPE, "lr": 0.3}}))
+    train_seed(folders / "latest", 0, lr=0.3)
+    rows.collect(ROW, None, folders / "latest")
+    names = {path.name for path in (folders / "results" / "rows" / "earlier").iterdir()}
+    assert names == {f"{ROW}-1-epochs.json", f"{ROW}-1-epochs-2.json"}
 
 
 def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):

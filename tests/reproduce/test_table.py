@@ -152,3 +152,22 @@ def test_the_result_of_most_epochs_counts_and_one_of_none_is_better_than_nothing
     (tmp_path / "b.json").write_text(json.dumps({**summary, "epochs": 9, "test_accuracy": 0.8}))
     (tmp_path / "c.json").write_text(json.dumps({**summary, "epochs": 2, "test_accuracy": 0.9}))
     assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].accuracy == 80.0
+
+
+def test_rows_of_the_weights_count_by_the_mean_of_their_seeds(tmp_path):
+    runs = [{"seed": seed, "epochs": 9, "test_accuracy": accuracy} for seed, accuracy in ((0, 0.9), (1, 0.8))]
+    (tmp_path / "row.json").write_text(json.dumps({"row": "resnet_mnist-mnist", "runs": runs}))
+    found = measured_accuracies(tmp_path)["resnet_mnist", "MNIST"]
+    assert found == Measured(85.0, "Ours: 9 epoch(s), 2 seed(s), row.json.")
+    other = {"model": {"model": "resnet_mnist"}, "data": {"name": "mnist"}, "epochs": 9, "test_accuracy": 0.7}
+    for name in ("a.json", "z.json"):  # as many epochs, not of weights that come with the library
+        (tmp_path / name).write_text(json.dumps(other))
+    assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"] == found
+
+
+@pytest.mark.parametrize(
+    "content", [{"row": 1, "runs": []}, {"row": "a-mnist", "runs": []}, {"row": "a-mnist"}]
+)
+def test_a_damaged_row_is_passed_over(content, tmp_path):
+    (tmp_path / "row.json").write_text(json.dumps(content))
+    assert measured_accuracies(tmp_path) == {}

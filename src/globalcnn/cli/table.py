@@ -28,8 +28,8 @@ class Args:
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print JSON: a list with one entry per row."""
     results: Path | None = None
-    """Folder of results of `globalcnn train` and `compare` to take measured accuracies from. Default:
-    results, if it is here."""
+    """Folder of results of `globalcnn train` and `compare`, and of the rows of weights/, to take measured
+    accuracies from. Default: results, if it is here."""
 
 
 def run(args: Args) -> None:

@@ -177,9 +177,10 @@ def _beside_ours(row: PublishedRow, measured: Measured) -> list[str]:
 def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
     """(model, dataset) to our accuracy and where it comes from, of all results below `folder`.
 
-    Of several results for the same network and dataset the one of most epochs counts.
+    Of several results for the same network and dataset the one of most epochs counts, of equal ones that of
+    weights which come with the library.
     """
-    best: dict[tuple[str, str], tuple[int, Measured]] = {}
+    best: dict[tuple[str, str], tuple[tuple[int, bool], Measured]] = {}
     for file in sorted(folder.rglob("*.json")):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -189,15 +190,16 @@ def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
             continue
         for model, data, epochs, accuracy, seeds, confusions in _accuracies(content):
             where = f"Ours: {epochs} epoch(s), {seeds} seed(s), {file.relative_to(folder)}."
+            rank = (epochs, "row" in content)
             for dataset in DATASETS.get(data, ()):
-                if (model, dataset) not in best or epochs > best[model, dataset][0]:
-                    best[model, dataset] = (epochs, Measured(round(100 * accuracy, 4), where, confusions))
+                if (model, dataset) not in best or rank > best[model, dataset][0]:
+                    best[model, dataset] = (rank, Measured(round(100 * accuracy, 4), where, confusions))
     return {key: found for key, (_, found) in best.items()}
 
 
 def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float, int, float | None]]:
-    """(model, data, epochs, accuracy, seeds, confusions of 3 and 5) of a result of `compare` or `train`;
-    nothing for other files."""
+    """(model, data, epochs, accuracy, seeds, confusions of 3 and 5) of a result of `compare` or `train`, or
+    of a row of weights/; nothing for other files."""
     try:
         if "results" in content:
             for r in content["results"]:
@@ -205,8 +207,13 @@ def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float,
                 confusions = sum(each) / len(each) if each else None
                 epochs, seeds = content["recipe"]["epochs"], len(r["seeds"])
                 yield r["model"], content["data"], epochs, r["accuracy_mean"], seeds, confusions
+        elif "row" in content:
+            name, _, data = content["row"].rpartition("-")
+            runs = content["runs"]
+            accuracy = sum(run["test_accuracy"] for run in runs) / len(runs)
+            yield name, data, runs[0]["epochs"], accuracy, len(runs), None
         elif "test_accuracy" in content:
             name, data = content["model"]["model"], content["data"]["name"]
             yield name, data, content["epochs"], content["test_accuracy"], 1, None
-    except (KeyError, TypeError):
+    except (LookupError, TypeError, AttributeError, ZeroDivisionError):
         return
