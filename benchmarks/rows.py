@@ -142,14 +142,17 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
 
 
 def _put_aside(result: Path, wanted: Recipe) -> None:
-    """Move results by another recipe than the one that is wanted to earlier/, under a name that is free."""
+    """Move results by another recipe than the one that is wanted to earlier/, unless they are kept there already."""
     if not result.is_file() or _recipe(read_json(result)["runs"][0]) == wanted:
         return
     epochs = read_json(result)["runs"][0]["epochs"]
     folder = result.parent / "earlier"
     folder.mkdir(exist_ok=True)
-    names = (f"{result.stem}-{epochs}-epochs{more}.json" for more in ("", *(f"-{n}" for n in range(2, 1000))))
-    result.rename(next(path for name in names if not (path := folder / name).exists()))
+    for more in ("", *(f"-{number}" for number in range(2, 1000))):
+        place = folder / f"{result.stem}-{epochs}-epochs{more}.json"
+        if not place.exists() or place.read_bytes() == result.read_bytes():
+            result.replace(place)
+            return
 
 
 def _recipe(told: dict[str, Any]) -> Recipe:

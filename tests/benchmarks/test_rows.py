@@ -101,6 +101,9 @@ def test_runs_of_another_recipe_do_not_count(folders):
     rows.collect(ROW, None, folders / "latest")
     names = {path.name for path in (folders / "results" / "rows" / "earlier").iterdir()}
     assert names == {f"{ROW}-1-epochs.json", f"{ROW}-1-epochs-2.json"}
+    result.write_bytes(before)  # by a recipe whose results are kept already
+    rows.collect(ROW, None, folders / "latest")
+    assert names == {path.name for path in (folders / "results" / "rows" / "earlier").iterdir()}
 
 
 def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):
