@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 
 import pytest
 import timm
@@ -537,3 +538,60 @@ def test_dtypes_survive(tmp_path):
     save_weights(tmp_path / "w.safetensors", net.state_dict(), make_card(net, image_size=SIZE))
     weights, _ = read_weights(tmp_path / "w.safetensors")
     assert weights["fc.weight"].dtype == torch.bfloat16
+
+
+def changed_settings(call):
+    """The warnings of a call that say what differs from the training."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in said if "trained in another network" in str(w.message)]
+
+
+def test_weights_in_a_network_of_other_settings_are_told(tmp_path):
+    path = tmp_path / "w.safetensors"
+    name = "resnet_global_tiny_cifar"
+    saved(path, name, pde=PDE(steps=3))
+    shipped = {"pretrained": True}
+    (words,) = changed_settings(lambda: create_model(name, pretrained=path, pde=PDE(steps=2)))
+    assert "global1: GlobalLayer" in words
+    assert "steps=2" in words
+    assert "instead of GlobalLayer(" in words
+    assert "steps=3" in words
+    for create in (create_model, timm.create_model):
+        (words,) = changed_settings(lambda create=create: create(name, scheme="gated-sweeps", **shipped))
+        assert "GatedSweeps" in words
+    (words,) = changed_settings(lambda: create_model(name, act_layer="silu", pretrained="cifar100"))
+    assert "SiLU" in words
+    assert "more" in words
+    maps = {"features_only": True, "scheme": "gated-sweeps"}
+    (words,) = changed_settings(lambda: create_model(name, pretrained="cifar100", **maps))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"drop_rate": 0.1, "drop_path_rate": 0.1},
+        {"scheme": "du-fort-frankel"},
+        {"num_classes": 3, "drop_rate": 0.1},
+        {"in_chans": 1, "drop_rate": 0.1},
+        {"features_only": True},
+        {"features_only": True, "drop_rate": 0.1},
+    ],
+)
+def test_settings_that_change_no_result_are_not_told(settings, tmp_path):
+    name, path = "resnet_global_tiny_cifar", tmp_path / "w.safetensors"
+    saved(path, name)
+    for create, pretrained in ((create_model, True), (create_model, path), (timm.create_model, True)):
+        given = {"pretrained": pretrained, **settings}
+        assert changed_settings(lambda create=create, given=given: create(name, **given)) == []
+
+
+def test_a_warning_draws_no_random_numbers():
+    drawn = []
+    for settings in ({}, {"act_layer": "silu"}):
+        torch.manual_seed(0)
+        changed_settings(lambda s=settings: create_model("resnet_global_tiny_cifar", pretrained=True, **s))
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)

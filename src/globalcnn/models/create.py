@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import timm
 from torch import nn
 
 from ..errors import UserTypeError
-from .registry import build_named, check_model_name, stamped
+from .differences import alike, warn_of_differences
+from .registry import build_named, check_model_name, fresh, stamped
 from .shipped import shipped_path
 from .state_dicts import load_into
 from .weights import read_weights, settings_on_card
+
+WRAPPING: Final = ("features_only", "out_indices")  # settings of timm's wrapper around a network
 
 
 def create_model(
@@ -31,7 +35,8 @@ def create_model(
     in_chans: channels of the input image; default that of the published dataset.
     pretrained: name of data, such as "cifar10": the weights that come with the library, trained on it; or a
         weights file or run folder. Numbers and settings of the file are then the defaults (another number of
-        classes gets a new head, with a warning). True: the library's weights, the first of several.
+        classes gets a new head, and other settings that change what the network computes are told, both with a
+        warning). True: the library's weights, the first of several.
     features_only: return a module that gives a list of feature maps (timm's wrapper).
     settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
         scheme="gated-sweeps" (or "-sigmoid", "-rational" after it, "tridiagonal-implicit",
@@ -65,28 +70,23 @@ def _from_file(
 ) -> nn.Module:
     check_model_name(name)
     weights, card = read_weights(path)
+    given = {k: v for k, v in settings.items() if k not in WRAPPING}
+    trained_with: Mapping[str, Any] = {}
     if card is not None:
-        settings = {**settings_on_card(card, name, repr(str(path))), **settings}
+        trained_with = settings_on_card(card, name, repr(str(path)))
+        settings = {**trained_with, **settings}
         num_classes = card.num_classes if num_classes is None else num_classes
         in_chans = card.in_chans if in_chans is None else in_chans
-    if settings.get("features_only"):
-        return _features(name, weights, num_classes, in_chans, settings)
-    model = build_named(name, settings, num_classes=num_classes, in_chans=in_chans)
+    numbers = {"num_classes": num_classes, "in_chans": in_chans}
+    model = build_named(name, {**trained_with, **given}, **numbers)
     load_into(model, weights, path, adapt=True)
-    return model
+    if card is not None and not alike(given, trained_with):
+        warn_of_differences(model, fresh(name, trained_with, **numbers), repr(str(path)))
+    return _features(name, model, in_chans, settings) if settings.get("features_only") else model
 
 
-def _features(
-    name: str, weights: Any, num_classes: int | None, in_chans: int | None, settings: dict[str, Any]
-) -> nn.Module:
+def _features(name: str, whole: nn.Module, in_chans: int | None, settings: dict[str, Any]) -> nn.Module:
     """timm wraps the network after it has loaded its weights."""
-    whole = build_named(
-        name,
-        {k: v for k, v in settings.items() if k not in ("features_only", "out_indices")},
-        num_classes=num_classes,
-        in_chans=in_chans,
-    )
-    load_into(whole, weights, name, adapt=True)
     overlay: dict[str, Any] = {"state_dict": whole.state_dict()}
     chosen: dict[str, Any] = {}
     if in_chans is not None:

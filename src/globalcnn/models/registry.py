@@ -15,10 +15,12 @@ from typing import Any, Final
 
 import timm
 import timm.models
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
 from ..errors import UserError, near_names, unknown_name
+from .differences import alike, warn_of_differences
 from .schemes import alternate_axes, check_scheme, set_scheme
 from .shipped import shipped_weights
 
@@ -123,8 +125,10 @@ def register(
     module.__dict__.setdefault("default_cfgs", {}).update(generate_default_cfgs(cfgs))  # read by timm
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        given: Mapping[str, Any] = {k: v for k, v in kwargs.items() if k in (settings_of(name) or ())}
+        trained_with = None
         if pretrained:
-            kwargs = pretrained_from_file(name, kwargs)
+            kwargs, trained_with = pretrained_from_file(name, kwargs)
         settings = dict(kwargs)
         scheme = kwargs.pop(SCHEME, None)
         if scheme is not None:
@@ -143,6 +147,8 @@ def register(
             set_scheme(model, scheme)
         elif settings.get("pde") is not None or "pde" in getattr(build, "keywords", {}):
             alternate_axes(model)
+        if trained_with is not None and not kwargs.get("features_only") and not alike(given, trained_with):
+            warn_of_differences(model, fresh(name, trained_with), f"pretrained {name!r}")
         return stamped(model, name, settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
@@ -164,8 +170,12 @@ def register(
     )
 
 
-def pretrained_from_file(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def pretrained_from_file(
+    name: str, arguments: dict[str, Any]
+) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
     """timm's arguments of a network with `pretrained=True`, the weights read from the file that they name.
+
+    And the settings that the weights were trained with; None if they came as tensors.
 
     The file comes by `pretrained_cfg_overlay=dict(file=...)` or from "local-dir:"; it is checked as by
     `globalcnn.load`. Raises `UserError` where no file is named, since none are published.
@@ -175,7 +185,7 @@ def pretrained_from_file(name: str, arguments: dict[str, Any]) -> dict[str, Any]
     overlay = dict(arguments.get("pretrained_cfg_overlay") or {})
     config = resolve_pretrained_cfg(name, arguments.get("pretrained_cfg"), overlay)
     if config.state_dict:
-        return arguments
+        return arguments, None
     if not config.file:
         raise UserError(
             f"there are no trained weights of {name!r} yet; create it with pretrained=False, name a file "
@@ -183,7 +193,8 @@ def pretrained_from_file(name: str, arguments: dict[str, Any]) -> dict[str, Any]
         )
     found, settings = weights_for_timm(name, config.file)
     overlay = {**found, **overlay}
-    return {**settings, **arguments, "pretrained_cfg_overlay": {**overlay, "source": "", "file": None}}
+    overlay.update(source="", file=None)
+    return {**settings, **arguments, "pretrained_cfg_overlay": overlay}, settings
 
 
 def register_cifar(
@@ -281,6 +292,18 @@ def build_named(
             f"model {name!r} does not take one of the settings {sorted({**given, **chosen})}: {error}"
         ) from error
     return stamped(model, name, given)
+
+
+def fresh(
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+) -> nn.Module:
+    """As `build_named`, without an effect on PyTorch's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        return build_named(name, settings, num_classes=num_classes, in_chans=in_chans)
 
 
 def _check_taken(name: str, settings: Mapping[str, Any]) -> None:
