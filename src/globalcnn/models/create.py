@@ -35,8 +35,8 @@ def create_model(
     in_chans: channels of the input image; default that of the published dataset.
     pretrained: name of data, such as "cifar10": the weights that come with the library, trained on it; or a
         weights file or run folder. Numbers and settings of the file are then the defaults (another number of
-        classes gets a new head, and other settings that change what the network computes are told, both with a
-        warning). True: the library's weights, the first of several.
+        classes gets a new head, with a warning; there is one too for settings that change
+        what the network computes). True: the library's weights, the first of several.
     features_only: return a module that gives a list of feature maps (timm's wrapper).
     settings: further arguments of the family's constructor, such as drop_rate, or pde= for Global networks.
         scheme="gated-sweeps" (or "-sigmoid", "-rational" after it, "tridiagonal-implicit",
