@@ -11,8 +11,15 @@ import torch
 
 from globalcnn import UserError, create_model
 from globalcnn.measure import count
-from globalcnn.models import load_with_card
-from globalcnn.models.shipped import shipped_card, shipped_names, shipped_weights, weights_folder
+from globalcnn.models import load_with_card, make_card, save_weights
+from globalcnn.models.shipped import (
+    full_path,
+    shipped_card,
+    shipped_names,
+    shipped_training,
+    shipped_weights,
+    weights_folder,
+)
 from globalcnn.train import Recipe
 
 FOLDER = weights_folder()
@@ -101,9 +108,38 @@ def test_they_are_small():
         ("resnet32_cifar", "cifar100", "trained on 'cifar100': there are those of cifar10"),
         ("digits_conv", "cifar10", "there are none of this network; name a file"),
         ("resnet32_cifar", "gone.safetensors", "there is no checkpoint"),
+        ("resnet_global_cifar", "resnet32_cifar-cifar10", "weights of 'resnet32_cifar', not of"),
         ("resnet32_cifr", "cifar10", "did you mean 'resnet32_cifar'"),
     ],
 )
 def test_mistakes(name, data, words):
     with pytest.raises(UserError, match=words):
         create_model(name, pretrained=data)
+
+
+def test_they_go_by_their_name_wherever_a_file_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = "resnet_global_tiny_cifar-cifar100"
+    x = torch.randn(2, 3, 32, 32)
+    model, card = load_with_card(row)
+    expected = create_model("resnet_global_tiny_cifar", pretrained="cifar100").eval()(x)
+    assert torch.equal(model(x), expected)
+    assert len(card.classes) == 100
+    assert full_path(row) == row
+    other = create_model("digits_conv").eval()
+    (tmp_path / row).mkdir()
+    save_weights(f"{row}/last.safetensors", other.state_dict(), make_card(other, image_size=(28, 28)))
+    assert type(load_with_card(row)[0]) is type(other)  # a folder of that name comes first
+    assert full_path(row) == str(tmp_path / row)
+    with pytest.raises(UserError, match=r"no checkpoint 'cifar100'.*library are .*resnet32_cifar-cifar10"):
+        load_with_card("cifar100")
+
+
+def test_how_they_were_trained_is_known(tmp_path):
+    told = shipped_training(FOLDER / "resnet32_cifar-cifar10.safetensors")
+    assert told["data_options"] == {"data": "cifar10"}
+    assert told["recipe"]["epochs"] > 0
+    copied = tmp_path / "resnet32_cifar-cifar10.safetensors"
+    copied.write_bytes((FOLDER / copied.name).read_bytes())
+    assert shipped_training(copied) is None
+    assert shipped_training(FOLDER / "gone.safetensors") is None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..condense import DEFAULT_BLOCK, Plan, Recovery, plan
 from ..errors import UserError
+from ..models.shipped import shipped_file
 from .options import DataOfRun, RecipeName, RecipeOptions
 
 
@@ -30,7 +31,8 @@ class Args:
     """
 
     network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL_OR_CHECKPOINT")]
-    """A run folder or weights file; or my_net.py:build or package.module:function, which returns a network
+    """A run folder or weights file, or the name of weights that come with the library, such as
+    resnet32_cifar-cifar10; or my_net.py:build or package.module:function, which returns a network
     with its trained weights. Without training also a name as in `globalcnn list` or of timm's, with weights
     of seed 0."""
     images: Annotated[DataOfRun, tyro.conf.arg(name="")] = field(default_factory=DataOfRun)
@@ -99,7 +101,7 @@ class Args:
 
 def is_checkpoint(word: str) -> bool:
     """Whether the word names weights in a file or folder; a `UserError` if it looks so and there are none."""
-    if os.path.exists(word):
+    if os.path.exists(word) or shipped_file(word) is not None:
         return True
     is_path = word.endswith((".safetensors", ".pt", ".pth", ".bin")) or os.sep in word
     if is_path and ":" not in word:

@@ -16,6 +16,7 @@ from ..files import read_json, write_json
 from ..measure import environment
 from ..measure.probe import check_runs
 from ..models import load_with_card, shown_name
+from ..models.shipped import shipped_training
 from ..models.weights import find_weights
 from ..train import Evaluation, as_trained, evaluate
 from ..train.folder import RUN
@@ -34,7 +35,8 @@ class Args:
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """A run folder (its best weights, else its last) or a .safetensors file of `globalcnn train`."""
+    """A run folder (its best weights, else its last), a .safetensors file of `globalcnn train`, or the name
+    of weights that come with the library, such as resnet32_cifar-cifar10."""
     images: Annotated[DataOfRun, tyro.conf.arg(name="")] = field(default_factory=DataOfRun)
     model: str | None = None
     """The network, where the checkpoint does not say how it is built or is not to be believed: a name,
@@ -119,10 +121,14 @@ def _say_result(result: Evaluation, title: str, classes: tuple[str, ...]) -> Non
 
 
 def run_of(checkpoint: Path) -> Mapping[str, Any] | None:
-    """The content of the run.json next to the weights, if there is one."""
-    path = find_weights(checkpoint).parent / RUN
+    """The content of the run.json next to the weights, if there is one.
+
+    Of weights that come with the library what it would say.
+    """
+    weights = find_weights(checkpoint)
+    path = weights.parent / RUN
     if not path.is_file():
-        return None
+        return shipped_training(weights)
     told = read_json(path)
     return told if isinstance(told, dict) else None
 

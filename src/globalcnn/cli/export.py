@@ -43,7 +43,8 @@ class Args:
     """
 
     network: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL_OR_CHECKPOINT")]
-    """A run folder or weights file; or a network with the weights it is built with (of a name as in
+    """A run folder or weights file, or the name of weights that come with the library, such as
+    resnet32_cifar-cifar10; or a network with the weights it is built with (of a name as in
     `globalcnn list` or of timm's: of seed 0), my_net.py:build, package.module:function."""
     out: Path
     """The file. An .onnx, .pt2 or .pte holds everything; an .xml has its weights in a .bin beside it, and an

@@ -24,7 +24,8 @@ class Args:
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """A run folder (its best weights, else its last) or a .safetensors file of `globalcnn train`."""
+    """A run folder (its best weights, else its last), a .safetensors file of `globalcnn train`, or the name
+    of weights that come with the library, such as resnet32_cifar-cifar10."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """Image files."""
     model: str | None = None

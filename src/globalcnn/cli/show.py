@@ -44,7 +44,8 @@ class Args:
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """A run folder (its best weights, else its last) or a .safetensors file of `globalcnn train`."""
+    """A run folder (its best weights, else its last), a .safetensors file of `globalcnn train`, or the name
+    of weights that come with the library, such as resnet32_cifar-cifar10."""
     image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")]
     """An image file: PNG, JPEG, BMP, GIF, PPM, TIFF or WebP. It is prepared as in training."""
     out: Path = Path("show")

@@ -9,6 +9,7 @@ from typing import Any
 from ..data import DataSource
 from ..errors import UserError
 from ..models import load_with_card
+from ..models.shipped import full_path
 from ..train import Distillation, Recipe, teacher_for
 from ..train.objectives_distill import loss_for
 from ..train.teacher import VIEWS, why_live
@@ -20,8 +21,8 @@ class TeacherOptions:
     """A trained network to learn from."""
 
     teacher: Path | None = None
-    """Learn also from the logits of the network in this run folder or .safetensors file, which knows the
-    classes of the data."""
+    """Learn also from the logits of the network in this run folder or .safetensors file, or with this name
+    among the weights that come with the library; it knows the classes of the data."""
     teacher_model: str | None = None
     """That network, where the file does not say how it is built: a name, my_net.py:build or
     package.module:function."""
@@ -57,7 +58,7 @@ class TeacherOptions:
             views=0 if reason else self.views,
             label_smoothing=recipe.label_smoothing,
         )
-        return objective, {"teacher": {"path": str(self.teacher.absolute()), "model": card.label}}
+        return objective, {"teacher": {"path": full_path(self.teacher), "model": card.label}}
 
     def _check_unused(self) -> None:
         given = [

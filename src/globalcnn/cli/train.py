@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..models import shown_name
+from ..models.shipped import full_path
 from ..train import RunResult, build_for, start_from, train
 from ..train.folder import STATE, check_out
 from ..train.setting_up import checked_device, checked_seed
@@ -40,8 +41,9 @@ class Args:
     set: tuple[str, ...] = ()
     """KEY=VALUE ...: settings of the network's constructor or arguments of the function that builds it."""
     init: Path | None = None
-    """Start from the weights of this run folder or .safetensors file (fine-tuning). Another number of
-    classes starts the classifier anew; 1 and 3 input channels are adapted to each other."""
+    """Start from the weights of this run folder or .safetensors file, or from those that come with the
+    library under this name, such as resnet32_cifar-cifar10 (fine-tuning). Another number of classes starts
+    the classifier anew; 1 and 3 input channels are adapted to each other."""
     learning: Annotated[TeacherOptions, tyro.conf.arg(name="")] = field(default_factory=TeacherOptions)
     num_classes: int | None = None
     """Size of the output. Default: the classes of the data; needed for wds: whose _info.json lists none."""
@@ -74,7 +76,7 @@ def run(args: Args) -> None:
     )
     notes: dict[str, Any] = {"data_options": args.images.describe()}
     if args.init is not None:
-        notes["init"] = os.path.abspath(args.init)
+        notes["init"] = full_path(args.init)
         if not (args.resume and (out / STATE).is_file()):
             for line in start_from(model, args.init, classes=data.classes):
                 say(f"init: {line}")

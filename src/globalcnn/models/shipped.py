@@ -7,6 +7,7 @@ file is downloaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,33 @@ def shipped_weights(name: str) -> Mapping[str, Path]:
 def shipped_names() -> tuple[str, ...]:
     """Each file of trained weights as "network-data"."""
     return tuple(f"{name}-{data}" for name, found in _found().items() for data in found)
+
+
+def shipped_file(row: str) -> Path | None:
+    """The weights called `row` ("network-data"); None where the library has none of that name."""
+    name, _, data = row.rpartition("-")
+    return shipped_weights(name).get(data)
+
+
+def full_path(path: str | Path) -> str:
+    """The absolute path of a file or folder; of weights that come with the library their name as it is."""
+    named = not os.path.exists(path) and shipped_file(str(path)) is not None
+    return str(path) if named else os.path.abspath(path)
+
+
+def shipped_training(path: Path) -> dict[str, Any] | None:
+    """How weights that come with the library were trained, in the entries of a run.json: recipe, seed, data.
+
+    None for other files.
+    """
+    if path.resolve().parent != weights_folder() or shipped_file(path.stem) is None:
+        return None
+    card = shipped_card(path.stem)
+    return {
+        "recipe": card["recipe"],
+        "seed": card["shipped_seed"],
+        "data_options": {"data": card["data"]},
+    }
 
 
 def shipped_card(row: str, folder: Path | None = None) -> dict[str, Any]:

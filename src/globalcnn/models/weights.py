@@ -28,6 +28,7 @@ from .condensed import CondensedSource, is_network_of
 from .consent import check_arguments, check_numbers, require_safe
 from .factories import call_factory
 from .lazy import with_shapes
+from .shipped import shipped_file, shipped_names
 from .source import NamedSource, Source, parse_source
 from .state_dicts import StateDict, fitted, load_into, state_dict_in
 
@@ -95,7 +96,10 @@ def read_card(path: str | Path) -> Card:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights that `path` means: a file itself; of a run folder, its best weights, else its last."""
+    """The weights that `path` means: a file itself; of a run folder, its best weights, else its last.
+
+    Where there is neither, those that come with the library under that name ("network-data").
+    """
     if not isinstance(path, (str, os.PathLike)):
         raise UserTypeError(f"path={path!r} must name a weights file or a run folder")
     path = Path(path)
@@ -112,12 +116,19 @@ def find_weights(path: str | Path) -> Path:
         raise UserError(f"cannot read {str(path)[:200]!r}: {error.strerror or error}") from error
     except ValueError as error:  # a null character
         raise UserError(f"cannot read {str(path)[:200]!r}: {error}") from error
-    raise UserError(f"there is no checkpoint {str(path)[:200]!r}")
+    shipped = shipped_file(str(path))
+    if shipped is not None:
+        return shipped
+    raise UserError(
+        f"there is no checkpoint {str(path)[:200]!r}: it is no file or run folder, and the weights that come "
+        f"with the library are {', '.join(shipped_names()) or 'none here'}"
+    )
 
 
 def load(path: str | Path, *, model: Model | None = None, trust_source: bool = False) -> nn.Module:
     """The network in a weights file or run folder, in eval mode.
 
+    path: also the name of weights that come with the library, such as "resnet32_cifar-cifar10".
     model: what builds it, where the file does not say or is not to be believed: a module (loaded into and
         returned), a function that builds one, a name, "package.module:function" or "my_net.py:build". For a
         condensed network also its base, which is then condensed (a module in place).
