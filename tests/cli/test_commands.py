@@ -59,6 +59,9 @@ def test_list(run):
     names = [e["name"] for e in json.loads(run("list", "wide", "--json").out)]
     assert names == globalcnn.list_models("*wide*")
     assert "vgg11" in run("list", "vgg11", "--timm").out
+    weights = {e["name"]: e["weights"] for e in json.loads(run("list", "resnet*", "--timm", "--json").out)}
+    assert weights["resnet32_cifar"] == ["cifar10"]
+    assert weights["resnet56_cifar"] == weights["resnet18"] == []
 
 
 def test_reconstructions_say_so_wherever_they_show(run, tmp_path, stripes, monkeypatch):

@@ -11,12 +11,15 @@ import tyro
 from ..errors import UserError, near_names
 from ..models import list_models, model_info
 from ..models.registry import RECONSTRUCTION
+from ..models.shipped import shipped_weights
 from .console import say, table
 
 
 @dataclass(frozen=True)
 class Args:
-    """List the networks, with what they were published on and what they cannot do."""
+    """List the networks: what they were published on, trained weights that come with the library (network-data
+    names them in other commands), what they cannot do.
+    """
 
     pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """Shell-style pattern such as "*global*", or part of a name."""
@@ -41,7 +44,7 @@ def run(args: Args) -> None:
         return
     table(
         f"{len(entries)} networks",
-        ("name", "family", "published on", "input", "classes", "cannot", "about"),
+        ("name", "family", "published on", "input", "classes", "weights", "cannot", "about"),
         [
             (
                 e["name"],
@@ -49,6 +52,7 @@ def run(args: Args) -> None:
                 e["dataset"],
                 "x".join(map(str, e["input_size"])),
                 e["num_classes"] or "-",
+                ", ".join(e["weights"]) or "-",
                 ", ".join(e["cannot"]) or "-",
                 e["about"],
             )
@@ -61,7 +65,7 @@ def _entry(name: str) -> dict[str, Any]:
     if name not in list_models():
         return {
             "name": name, "family": "timm", "dataset": "-", "input_size": [], "num_classes": None,
-            "cannot": {}, "reconstruction": False, "about": "a model of timm",
+            "weights": [], "cannot": {}, "reconstruction": False, "about": "a model of timm",
         }  # fmt: skip
     info = model_info(name)
     about = f"{info.about} {RECONSTRUCTION}" if info.reconstruction else info.about
@@ -71,6 +75,7 @@ def _entry(name: str) -> dict[str, Any]:
         "dataset": info.dataset,
         "input_size": list(info.input_size),
         "num_classes": info.num_classes,
+        "weights": list(shipped_weights(name)),
         "cannot": dict(info.cannot),
         "reconstruction": info.reconstruction,
         "about": about,
