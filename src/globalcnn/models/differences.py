@@ -14,8 +14,15 @@ REGULARISERS: Final = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath)  # 
 
 
 def alike(given: Mapping[str, Any], trained: Mapping[str, Any]) -> bool:
-    """Whether all settings that are given are those of the training."""
-    return all(k in trained and bool(trained[k] == v) for k, v in given.items())
+    """Whether all settings that are given are those of the training, but for rates of dropout.
+
+    >>> alike({"drop_rate": 0.1}, {}), alike({"act_layer": "silu"}, {"act_layer": "relu"})
+    (True, False)
+    """
+    return all(
+        k.endswith(("drop_rate", "drop_path_rate")) or (k in trained and bool(trained[k] == v))
+        for k, v in given.items()
+    )
 
 
 def differences(model: nn.Module, trained: nn.Module) -> tuple[str, ...]:
