@@ -57,7 +57,8 @@ def cifar() -> str:
     content = read("cifar10/resnet_global_cifar.json")
     hours = content["training_seconds"] / 3600
     return (
-        f"**ResNet-Global on CIFAR-10 by {content['recipe']['optimizer'].upper()}**: {100 * content['test_accuracy']:.2f} % after {content['epochs']} "
+        f"**ResNet-Global on CIFAR-10 by {content['recipe']['optimizer'].upper()}**: "
+        f"{100 * content['test_accuracy']:.2f} % after {content['epochs']} "
         f"epochs (published: 91.93 %, the best test accuracy of 300 epochs; here the last epoch's, no "
         f"held-out images), seed {content['seed']}, {hours:.1f} hours. {hardware(content)}; results/cifar10/."
     )
@@ -78,9 +79,9 @@ def beside_print() -> str:
         rows.append((row.model, row.dataset, printed, f"{ours.accuracy:.2f}", difference, where))
     return "\n\n".join(
         (
-            "**Accuracy beside the printed one**, last epoch, all training images, the longest training here of each "
-            "network; the recipes are in the files under results/. Print has the best test accuracy of its epochs "
-            "(300 for CIFAR).",
+            "**Accuracy beside the printed one**, the last epoch's, the longest training here of each network; recipe, seeds "
+            "and hardware are in the files, below results/. Print has the best test accuracy of its epochs (300 for "
+            "CIFAR).",
             table(("network", "data", "printed, %", "here, %", "points", "here"), rows),
         )
     )

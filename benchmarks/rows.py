@@ -9,8 +9,8 @@ RUNS/ROW-seedSEED after every epoch, and the same command continues where the la
 of them. `--collect` evaluates the weights after the last epoch on the test images, in float32 as `globalcnn verify`
 does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe, stay), copies the weights of the
 seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. Results by another
-recipe than the card's move to results/rows/earlier/, where pairs by one recipe are still found. No setting was chosen by test accuracy, but in studies with held-out training images
-(docs/accuracy-per-hour.md), and the last epoch counts.
+recipe than the card's move to results/rows/earlier/, where pairs by one recipe are still found. No setting was chosen
+by test accuracy, but in studies with held-out training images (docs/accuracy-per-hour.md), and the last epoch counts.
 """
 
 from __future__ import annotations
