@@ -12,8 +12,8 @@ import tyro
 from torch import Tensor, nn
 
 from ..condense import DEFAULT_BLOCK, Plan, Recovery, plan
-from ..errors import UserError
-from ..models.shipped import shipped_file
+from ..models import list_models
+from ..models.weights import find_weights
 from .options import DataOfRun, RecipeName, RecipeOptions
 
 
@@ -101,11 +101,13 @@ class Args:
 
 def is_checkpoint(word: str) -> bool:
     """Whether the word names weights in a file or folder; a `UserError` if it looks so and there are none."""
-    if os.path.exists(word) or shipped_file(word) is not None:
+    if os.path.exists(word):
         return True
     is_path = word.endswith((".safetensors", ".pt", ".pth", ".bin")) or os.sep in word
-    if is_path and ":" not in word:
-        raise UserError(f"there is no checkpoint {word!r}")
+    is_network_and_data = word.rpartition("-")[0] in list_models()
+    if is_network_and_data or (is_path and ":" not in word):
+        find_weights(word)
+        return True
     return False
 
 

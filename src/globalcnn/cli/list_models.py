@@ -17,8 +17,10 @@ from .console import say, table
 
 @dataclass(frozen=True)
 class Args:
-    """List the networks: what they were published on, which trained weights come with the library (other
-    commands know them as NETWORK-DATA, such as resnet32_cifar-cifar10), what they cannot do.
+    """List the networks, with what they were published on and what they cannot do.
+
+    And which trained weights come with the library: other commands know them as NETWORK-DATA, such as
+    resnet32_cifar-cifar10.
     """
 
     pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"

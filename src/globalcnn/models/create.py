@@ -70,7 +70,6 @@ def _from_file(
 ) -> nn.Module:
     check_model_name(name)
     weights, card = read_weights(path)
-    given = {k: v for k, v in settings.items() if k not in WRAPPING}
     trained_with: Mapping[str, Any] = {}
     if card is not None:
         trained_with = settings_on_card(card, name, repr(str(path)))
@@ -78,9 +77,10 @@ def _from_file(
         num_classes = card.num_classes if num_classes is None else num_classes
         in_chans = card.in_chans if in_chans is None else in_chans
     numbers = {"num_classes": num_classes, "in_chans": in_chans}
-    model = build_named(name, {**trained_with, **given}, **numbers)
+    own = {k: v for k, v in settings.items() if k not in WRAPPING}
+    model = build_named(name, own, **numbers)
     load_into(model, weights, path, adapt=True)
-    if card is not None and not alike(given, trained_with):
+    if card is not None and not alike(own, trained_with):
         warn_of_differences(model, fresh(name, trained_with, **numbers), repr(str(path)))
     return _features(name, model, in_chans, settings) if settings.get("features_only") else model
 
