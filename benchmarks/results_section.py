@@ -169,7 +169,7 @@ def accuracies(ours: str, theirs: str) -> str:
 class Trained:
     """A network after training: what it was trained on and how, and the mean test accuracy of its seeds."""
 
-    on: tuple[str, tuple[int, ...], str]  # data, seeds, recipe
+    on: tuple[str, tuple[int, ...], str]  # data, seeds, recipe with teacher
     data: str
     epochs: int
     accuracy: float
@@ -187,7 +187,8 @@ def trained(network: str) -> list[Trained]:
         recipe = Recipe.from_dict(completed(runs[0]["recipe"]))
         form = recipe.replace(compile=False)  # the same training within rounding
         accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
-        found.append(Trained((data, seeds, repr(form)), data, recipe.epochs, accuracy))
+        how = repr((form, runs[0].get("teacher")))
+        found.append(Trained((data, seeds, how), data, recipe.epochs, accuracy))
     return found
 
 

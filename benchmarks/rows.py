@@ -4,7 +4,9 @@
     python -m benchmarks.rows ROW [ROW ...] --data-dir DIR --runs RUNS --collect
 
 A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (fields; those that are left out have the
-modern recipe's values, and `--collect` adds them) and `shipped_seed`. Each training keeps its state in
+modern recipe's values, and `--collect` adds them) and `shipped_seed`; where it learns from a trained network,
+`teacher`: `weights` (a run folder, file or name of weights that come with the library) and any of `distill`,
+`temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Each training keeps its state in
 RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one stopped; `--seeds` trains some
 of them. `--collect` evaluates the weights after the last epoch on the test images, in float32 as `globalcnn verify`
 does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe, stay), copies the weights of the
@@ -19,7 +21,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 import torch
 
 from globalcnn import create_model
+from globalcnn.cli.teaching import TeacherOptions
 from globalcnn.cli.verify import accuracy_of
 from globalcnn.data import load_data
 from globalcnn.errors import UserError
@@ -67,15 +70,29 @@ def work(
         print(f"{row}, seed {seed}: {out}", flush=True)
         torch.manual_seed(seed)
         model = create_model(card["network"], num_classes=len(data.classes), in_chans=data.in_chans)
+        objective, notes = _teaching(card).objective(data, recipe)
         try:
             train(
-                model, data, recipe, out=out, seed=seed, device=device,
-                resume=(out / "run.json").is_file(), reporter=EndsAt(until),
+                model, data, recipe, objective=objective, out=out, seed=seed, device=device,
+                resume=(out / "run.json").is_file(), reporter=EndsAt(until), notes=notes,
             )  # fmt: skip
         except OutOfTime:
             print("the time is over; the same command goes on from here", flush=True)
             return False
     return True
+
+
+def _teaching(card: Mapping[str, Any]) -> TeacherOptions:
+    """From which network a row learns, and how."""
+    told = dict(card.get("teacher", {}))
+    weights = told.pop("weights", None)
+    unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
+    if unknown or (told and weights is None):
+        raise UserError(
+            f"teacher of the card: {', '.join(unknown) or 'weights is missing'}; it has weights and any of "
+            "distill, temperature, teacher_weight and views"
+        )
+    return TeacherOptions(teacher=None if weights is None else Path(weights), **told)
 
 
 def collect(row: str, data_dir: Path | None, runs: Path) -> None:
@@ -84,11 +101,19 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     result = RESULTS / "rows" / f"{row}.json"
     wanted = Recipe.from_dict(card["recipe"])
     earlier = read_json(result)["runs"] if result.is_file() else []
-    found = {told["seed"]: told for told in earlier if _recipe(told) == wanted}  # from runs that are gone
+    taught = card.get("teacher")
+    found = {
+        told["seed"]: told for told in earlier if _as_wanted(told, wanted, taught)
+    }  # from runs that are gone
     summaries = {seed: runs / f"{row}-seed{seed}" / "summary.json" for seed in card["seeds"]}
     fresh = {seed: read_json(path) for seed, path in summaries.items() if path.is_file()}
     for seed, told in fresh.items():
-        if _recipe(told) != wanted:
+        if ("teacher" in told) != bool(taught):
+            other = "without the teacher of its card" if taught else "with a teacher, and its card names none"
+            raise UserError(f"{row}, seed {seed}: it was trained {other}")
+        if taught:
+            told["teacher"] = taught
+        if not _as_wanted(told, wanted, taught):
             raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
     found.update(fresh)
     shipped, weights = card["shipped_seed"], WEIGHTS / f"{row}.safetensors"
@@ -104,7 +129,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     done = {seed: found[seed] for seed in card["seeds"] if seed in found}
     if shipped not in done:
         raise UserError(f"{row}: the training of seed {shipped} has not ended in {str(runs)!r}")
-    _put_aside(result, wanted)
+    _put_aside(result, wanted, taught)
     kept = (
         "seed",
         "test_accuracy",
@@ -112,6 +137,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         "epochs",
         "training_seconds",
         "recipe",
+        "teacher",
         "data",
         "environment",
     )
@@ -141,9 +167,9 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     write_json(WEIGHTS / f"{row}.json", card)
 
 
-def _put_aside(result: Path, wanted: Recipe) -> None:
-    """Move results by another recipe than the one that is wanted to earlier/, unless they are kept there already."""
-    if not result.is_file() or _recipe(read_json(result)["runs"][0]) == wanted:
+def _put_aside(result: Path, wanted: Recipe, taught: Mapping[str, Any] | None) -> None:
+    """Move results by another recipe or teacher than is wanted to earlier/, unless they are kept there already."""
+    if not result.is_file() or _as_wanted(read_json(result)["runs"][0], wanted, taught):
         return
     epochs = read_json(result)["runs"][0]["epochs"]
     folder = result.parent / "earlier"
@@ -155,9 +181,9 @@ def _put_aside(result: Path, wanted: Recipe) -> None:
             return
 
 
-def _recipe(told: dict[str, Any]) -> Recipe:
-    """What a training used; fields that its version did not know have their defaults."""
-    return Recipe.from_dict(completed(told["recipe"]))
+def _as_wanted(told: Mapping[str, Any], wanted: Recipe, taught: Mapping[str, Any] | None) -> bool:
+    """Whether a training used that recipe and teacher; fields that its version did not know have their defaults."""
+    return Recipe.from_dict(completed(told["recipe"])) == wanted and told.get("teacher") == taught
 
 
 def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -178,9 +204,10 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     seeds = f"seed {next(iter(each))}"
     if len(each) > 1:
         seeds = f"mean of seeds {', '.join(each)}, which span {100 * spread:.2f} points"
+    taught = f", learning from {first['teacher']['weights']}" if first.get("teacher") else ""
     words = (
         f"{network} on {NAMES.get(data, data)}: {100 * mean:.2f} % of the test images after the last of "
-        f"{first['epochs']} epochs, {seeds}; {hours:.1f} hours each on {hardware}"
+        f"{first['epochs']} epochs{taught}, {seeds}; {hours:.1f} hours each on {hardware}"
     )
     return {"claim": words, "test_accuracy": each, "hours": hours, "hardware": hardware}
 

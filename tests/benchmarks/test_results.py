@@ -41,11 +41,11 @@ def test_results_name_seed_versions_and_hardware(file):
     assert {"torch", "python", "cpu", "threads"} <= set(content["environment"])
 
 
-def row(tmp_path, name, accuracies, **recipe):
+def row(tmp_path, name, accuracies, *, teacher=None, **recipe):
     """A file of results/rows/ with an accuracy for each seed."""
     told = Recipe().replace(**recipe).as_dict()
     runs = [
-        {"seed": n, "test_accuracy": a, "epochs": told["epochs"], "recipe": told}
+        {"seed": n, "test_accuracy": a, "epochs": told["epochs"], "recipe": told, "teacher": teacher}
         for n, a in enumerate(accuracies)
     ]
     (tmp_path / "rows" / "earlier").mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,13 @@ def test_a_pair_is_compared_by_one_recipe_after_the_most_epochs_that_both_have(t
     assert "cifar100" not in results_section.accuracies("ours", "theirs")  # other seeds
     row(tmp_path, "theirs-cifar100", [0.4, 0.5], epochs=60)
     assert results_section.accuracies("ours", "theirs").endswith(", 60.0 / 45.0 (cifar100, 60 epochs)")
+
+
+def test_networks_of_which_one_had_a_teacher_are_no_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_section, "RESULTS", tmp_path)
+    row(tmp_path, "ours-cifar10", [0.95], epochs=60, teacher={"weights": "large-cifar10"})
+    row(tmp_path, "theirs-cifar10", [0.93], epochs=60)
+    assert results_section.accuracies("ours", "theirs") == "-"
 
 
 def test_no_weights_or_data_among_the_results():

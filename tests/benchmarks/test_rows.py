@@ -106,6 +106,44 @@ def test_runs_of_another_recipe_do_not_count(folders):
     assert names == {path.name for path in (folders / "results" / "rows" / "earlier").iterdir()}
 
 
+def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
+    torch.manual_seed(5)
+    train(
+        create_model("digits_conv"),
+        few_images(),
+        Recipe().replace(**RECIPE),
+        out=folders / "other",
+        device="cpu",
+    )
+    taught = {"weights": str(folders / "other"), "views": 2}
+    plain = {**card_of(folders), "seeds": [0]}
+    with_teacher = {**plain, "teacher": taught}
+    path = folders / "weights" / f"{ROW}.json"
+    path.write_text(json.dumps(with_teacher))
+    runs = folders / "runs"
+    assert rows.work(ROW, None, runs, until=float("inf"), device="cpu")
+    assert json.loads((runs / f"{ROW}-seed0" / "run.json").read_text())["objective"]["views"] == 2
+    rows.collect(ROW, None, runs)
+    assert f"1 epochs, learning from {folders / 'other'}, seed 0" in card_of(folders)["claim"]
+    result = folders / "results" / "rows" / f"{ROW}.json"
+    (run,) = json.loads(result.read_text())["runs"]
+    assert run["teacher"] == card_of(folders)["teacher"] == taught
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match="with a teacher, and its card names none"):
+        rows.collect(ROW, None, runs)
+    train_seed(folders / "later", 0)
+    path.write_text(json.dumps(with_teacher))
+    with pytest.raises(UserError, match="without the teacher of its card"):
+        rows.collect(ROW, None, folders / "later")
+    path.write_text(json.dumps({**plain, "seeds": [0]}))
+    rows.collect(ROW, None, folders / "later")
+    (kept,) = (folders / "results" / "rows" / "earlier").iterdir()
+    assert json.loads(kept.read_text())["runs"][0]["teacher"] == taught
+    path.write_text(json.dumps({**plain, "teacher": {"weights": "x", "view": 2}}))
+    with pytest.raises(UserError, match="teacher of the card: view"):
+        rows.work(ROW, None, folders / "latest", until=float("inf"))
+
+
 def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):
     monkeypatch.setattr(rows, "load_data", lambda *args, **kwargs: None)
     with pytest.raises(UserError, match="seed 7 is not one"):

@@ -38,6 +38,19 @@ def test_a_network_learns_from_a_run(run, blobs, trained, tmp_path):
     assert run("eval", tmp_path / "a").status == 0
 
 
+def test_the_recipe_of_a_training_with_a_teacher_names_the_teacher_that_it_leaves_out(
+    run, blobs, trained, tmp_path
+):
+    words = ("train", "digits_conv", "--data", f"npz:{blobs}", *QUICK)
+    taught = ("--teacher", trained, "--views", 1)
+    assert run(*words, *taught, "--out", tmp_path / "a").status == 0
+    words += ("--recipe", tmp_path / "a" / "run.json", "--out")
+    left_out, kept = run(*words, tmp_path / "b"), run(*words, tmp_path / "c", *taught)
+    assert f"this one does not: --teacher {trained}" in left_out.out.replace("\n", " ")
+    assert (left_out.status, kept.status) == (0, 0)
+    assert "this one does not" not in kept.out
+
+
 def test_mixed_images_run_the_teacher_in_every_step_and_say_so(run, blobs, trained, tmp_path):
     words = ("train", "digits_conv", "--data", f"npz:{blobs}", *QUICK, "--mixup", 0.2, "--distill", "dist")
     done = run(*words, "--teacher", trained, "--out", tmp_path / "a")

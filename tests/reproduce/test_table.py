@@ -165,6 +165,18 @@ def test_rows_of_the_weights_count_by_the_mean_of_their_seeds(tmp_path):
     assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"] == found
 
 
+def test_what_a_teacher_taught_is_said_and_counts_only_where_there_is_nothing_else(tmp_path):
+    run = {"seed": 0, "epochs": 90, "test_accuracy": 0.95, "teacher": {"weights": "large-mnist"}}
+    (tmp_path / "row.json").write_text(json.dumps({"row": "resnet_mnist-mnist", "runs": [run]}))
+    found = measured_accuracies(tmp_path)["resnet_mnist", "MNIST"]
+    assert found.where == "Ours: 90 epoch(s), 1 seed(s), learning from large-mnist, row.json."
+    plain = {"model": {"model": "resnet_mnist"}, "data": {"name": "mnist"}, "epochs": 9, "test_accuracy": 0.7}
+    taught = {**plain, "epochs": 99, "teacher": {"path": "runs/large", "model": "large"}}
+    (tmp_path / "a.json").write_text(json.dumps(plain))
+    (tmp_path / "b.json").write_text(json.dumps(taught))
+    assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].accuracy == 70.0
+
+
 @pytest.mark.parametrize(
     "content", [{"row": 1, "runs": []}, {"row": "a-mnist", "runs": []}, {"row": "a-mnist"}]
 )

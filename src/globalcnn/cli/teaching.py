@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data import DataSource
 from ..errors import UserError
+from ..files import read_json
 from ..models import load_with_card
 from ..models.shipped import full_path
 from ..train import Distillation, Recipe, teacher_for
@@ -60,6 +61,14 @@ class TeacherOptions:
         )
         return objective, {"teacher": {"path": full_path(self.teacher), "model": card.label}}
 
+    def note(self, recipe: str) -> None:
+        """Say so where the recipe is a .json file of a training that had a teacher, and this one has none."""
+        if self.teacher is None and (other := _teacher_in(recipe)) is not None:
+            say(
+                f"note: the training in {recipe} learned from a teacher too, and this one does not: "
+                f"--teacher {other}"
+            )
+
     def _check_unused(self) -> None:
         given = [
             name
@@ -76,3 +85,11 @@ class TeacherOptions:
             raise UserError(
                 f"{given[0]} says how to learn from a teacher, and there is none: give --teacher RUN"
             )
+
+
+def _teacher_in(recipe: str) -> str | None:
+    """The teacher that a card of weights/ or a run.json names."""
+    content = read_json(recipe) if recipe.endswith(".json") else None
+    told = content.get("teacher") if isinstance(content, dict) else None
+    named = told.get("weights", told.get("path")) if isinstance(told, dict) else None
+    return None if named is None else str(named)

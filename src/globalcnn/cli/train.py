@@ -66,6 +66,7 @@ def run(args: Args) -> None:
     """Train, then print the accuracy and the path of each output."""
     source = network_source(args.model, args.set)
     recipe = resolve_recipe(args.recipe, args.model, args.changes, args.images.data)
+    args.learning.note(args.recipe)
     out = args.out or Path("runs") / f"{_slug(source.label)}-{_slug(args.images.data)}-seed{args.seed}"
     checked_seed(args.seed)
     checked_device(args.device)

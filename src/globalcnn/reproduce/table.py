@@ -177,10 +177,11 @@ def _beside_ours(row: PublishedRow, measured: Measured) -> list[str]:
 def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
     """(model, dataset) to our accuracy and where it comes from, of all results below `folder`.
 
-    Of several results for the same network and dataset the one of most epochs counts, of equal ones that of
-    weights which come with the library.
+    Of several results for the same network and dataset one without a teacher counts before those with one, as
+    nothing in print had a teacher; then the one of most epochs, of equal ones that of weights which come with
+    the library.
     """
-    best: dict[tuple[str, str], tuple[tuple[int, bool], Measured]] = {}
+    best: dict[tuple[str, str], tuple[tuple[bool, int, bool], Measured]] = {}
     for file in sorted(folder.rglob("*.json")):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -189,12 +190,22 @@ def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
         if not isinstance(content, dict):
             continue
         for model, data, epochs, accuracy, seeds, confusions in _accuracies(content):
-            where = f"Ours: {epochs} epoch(s), {seeds} seed(s), {file.relative_to(folder)}."
-            rank = (epochs, "row" in content)
+            teacher = _teacher(content)
+            taught = "" if teacher is None else f"learning from {teacher}, "
+            where = f"Ours: {epochs} epoch(s), {seeds} seed(s), {taught}{file.relative_to(folder)}."
+            rank = (teacher is None, epochs, "row" in content)
             for dataset in DATASETS.get(data, ()):
                 if (model, dataset) not in best or rank > best[model, dataset][0]:
                     best[model, dataset] = (rank, Measured(round(100 * accuracy, 4), where, confusions))
     return {key: found for key, (_, found) in best.items()}
+
+
+def _teacher(content: dict[str, Any]) -> str | None:
+    """What the runs of a row of weights/, or a training, learned from besides the labels."""
+    runs = content.get("runs")
+    first = runs[0] if "row" in content and isinstance(runs, list) and runs else content
+    told = first.get("teacher") if isinstance(first, dict) else None
+    return str(told.get("weights", told.get("path"))) if isinstance(told, dict) else None
 
 
 def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float, int, float | None]]:
