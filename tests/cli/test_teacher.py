@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from globalcnn.cli import reporting
 from globalcnn.models.weights import read_weights
 
 from .test_mistakes import refused
@@ -49,6 +51,15 @@ def test_the_recipe_of_a_training_with_a_teacher_names_the_teacher_that_it_leave
     assert f"this one does not: --teacher {trained}" in left_out.out.replace("\n", " ")
     assert (left_out.status, kept.status) == (0, 0)
     assert "this one does not" not in kept.out
+
+
+def test_a_long_preparation_says_how_far_it_is(monkeypatch, run, blobs, trained, tmp_path):
+    monkeypatch.setattr(reporting, "QUIET_SECONDS", -1.0)
+    taught = ("--teacher", trained, "--views", 2, "--out", tmp_path / "a")
+    done = run("train", "digits_conv", "--data", f"npz:{blobs}", *QUICK, *taught)
+    told = re.findall(r"the teacher's logits: ([\d,]+) of ([\d,]+) images", done.out)
+    assert told, done.out
+    assert told[-1][0] == told[-1][1]
 
 
 def test_mixed_images_run_the_teacher_in_every_step_and_say_so(run, blobs, trained, tmp_path):

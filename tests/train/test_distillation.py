@@ -152,6 +152,20 @@ class KilledAt(Silent):
             raise Killed
 
 
+def test_the_logits_are_told_of_while_they_are_computed_and_not_when_they_are_read(
+    teacher: Teacher, stripes: DataSource, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    training = training_of(stripes, tell=lambda *progress: told.append(progress))
+    kept_logits(teacher, training, tmp_path / "teacher.safetensors")
+    total = 3 * stripes.size("train")
+    assert told[-1] == ("the teacher's logits", total, total)
+    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+    told.clear()
+    kept_logits(teacher, training, tmp_path / "teacher.safetensors")
+    assert told == []
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     return read_weights(folder / "last.safetensors")[0]
 

@@ -78,6 +78,16 @@ class TrainingReporter:
         except OSError as error:
             raise cannot_write(path, error) from error
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Move a bar; elsewhere a line now and then."""
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task(f"{self._label}{what}", total=total, note="images")
+            self._bar.update(self._task, completed=done)
+        elif time.monotonic() - self._last_line > QUIET_SECONDS:
+            say(f"{self._label}{what}: {done:,} of {total:,} images")
+            self._last_line = time.monotonic()
+
     def stepped(self, progress: Step) -> None:
         """Move the bar; elsewhere a line now and then in long epochs, so that nobody waits in the dark."""
         note = f"loss {progress.loss:.4f}  {progress.images_per_second:.0f} images/s"

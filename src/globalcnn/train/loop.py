@@ -102,11 +102,11 @@ class Trainer:
         """The weights to keep: averaged ones where the recipe averages."""
         return (self.ema.module if self.ema is not None else self.model).state_dict()
 
-    def prepare(self, folder: Path | None) -> None:
+    def prepare(self, folder: Path | None, tell: Callable[[str, int, int], None]) -> None:
         """Let the objective prepare itself: the first process alone, which may write, then the others."""
         first = self.accelerator.is_main_process
         training = Training(
-            self.data, self.augmentation, self.seed, self.accelerator.device, folder, writes=first
+            self.data, self.augmentation, self.seed, self.accelerator.device, folder, writes=first, tell=tell
         )
         if first:
             self.objective.prepare(training)

@@ -7,8 +7,8 @@ The loop uses only the interface `Objective`. Cross entropy and auxiliary heads 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -52,7 +52,7 @@ class Training:
     """What an objective may prepare itself from before the first step.
 
     seed: of order and augmentation; folder: the run folder, None without one; writes: whether this process
-    is the one that writes there.
+    is the one that writes there; tell: takes what is prepared, and how many images of how many are done.
     """
 
     data: DataSource
@@ -61,6 +61,7 @@ class Training:
     device: torch.device
     folder: Path | None
     writes: bool
+    tell: Callable[[str, int, int], None] = field(default=lambda what, done, total: None)
 
 
 class Objective(ABC):

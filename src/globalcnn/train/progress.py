@@ -57,7 +57,11 @@ class EpochResult:
 
 
 class Reporter(Protocol):
-    """Receives the progress of a training (only on the first of several processes)."""
+    """Receives the progress of a training (only on the first of several processes).
+
+    A reporter may also have `preparing(what, done, total)`, called while the objective prepares itself before
+    the first step: so many images of so many are done.
+    """
 
     def started(self, about: dict[str, Any], resumed_at: int) -> None:
         """Before the first step; `about` is what run.json holds."""
@@ -73,6 +77,9 @@ class Silent:
     """A reporter that says nothing."""
 
     def started(self, about: dict[str, Any], resumed_at: int) -> None:
+        """Nothing."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
         """Nothing."""
 
     def stepped(self, progress: Progress) -> None:

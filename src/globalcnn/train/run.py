@@ -164,7 +164,7 @@ def _run(trainer: Trainer, card: Card, folder: RunFolder, reporter: Reporter | N
     if trainer.epoch == 0:
         folder.save(trainer, card, history, best=False)
     if trainer.epoch < trainer.recipe.epochs:
-        trainer.prepare(folder.path)
+        trainer.prepare(folder.path, getattr(speaker, "preparing", Silent().preparing))
     best_weights, best_epoch = folder.best(history)
     while trainer.epoch < trainer.recipe.epochs:
         result = trainer.run_epoch(speaker.stepped)

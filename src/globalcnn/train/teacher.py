@@ -178,9 +178,13 @@ def _computed(teacher: Teacher, training: Training) -> Tensor:
     logits = []
     teacher.to(training.device)
     with eval_mode(teacher.model), torch.autocast(training.device.type, enabled=False):
+        done, total = 0, views * training.data.size("train")
         for view in range(views):
             loader.set_epoch(view)
-            logits += [teacher(images).cpu() for images, _ in loader]
+            for images, _ in loader:
+                logits.append(teacher(images).cpu())
+                done += len(images)
+                training.tell("the teacher's logits", done, total)
     found = torch.cat(logits)
     if not bool(found.isfinite().all()):
         raise UserError(
