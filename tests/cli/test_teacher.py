@@ -48,9 +48,13 @@ def test_the_recipe_of_a_training_with_a_teacher_names_the_teacher_that_it_leave
     assert run(*words, *taught, "--out", tmp_path / "a").status == 0
     words += ("--recipe", tmp_path / "a" / "run.json", "--out")
     left_out, kept = run(*words, tmp_path / "b"), run(*words, tmp_path / "c", *taught)
-    assert f"this one does not: --teacher {trained}" in left_out.out.replace("\n", " ")
+    said = f"learned from {trained} too; here the labels alone count"
+    assert f"{said}; give --teacher" in left_out.out.replace("\n", " ")
     assert (left_out.status, kept.status) == (0, 0)
-    assert "this one does not" not in kept.out
+    assert "the labels alone" not in kept.out
+    compared = run("compare", "digits_conv", *words[2:], tmp_path / "d")
+    assert compared.status == 0, compared.err
+    assert said in compared.out.replace("\n", " ")
 
 
 def test_a_long_preparation_says_how_far_it_is(monkeypatch, run, blobs, trained, tmp_path):

@@ -21,6 +21,7 @@ from ..viz import plot_comparison
 from .console import count, milliseconds, percent, say, say_notes, table
 from .options import DataOptions, RecipeName, RecipeOptions, network_source, resolve_recipe
 from .reporting import TrainingReporter
+from .teaching import note_left_out
 
 JSON, PICTURE = "compare.json", "compare.png"
 
@@ -62,6 +63,7 @@ def run(args: Args) -> None:
     if len(set(labels)) != len(labels):
         raise UserError(f"compare {' '.join(labels)}: name each network once")
     recipe = resolve_recipe(args.recipe, args.models[0], args.changes, args.images.data)
+    note_left_out(args.recipe)
     for seed in args.seeds:
         checked_seed(seed)
     checked_device(args.device)

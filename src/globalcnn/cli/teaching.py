@@ -63,11 +63,8 @@ class TeacherOptions:
 
     def note(self, recipe: str) -> None:
         """Say so where the recipe is a .json file of a training that had a teacher, and this one has none."""
-        if self.teacher is None and (other := _teacher_in(recipe)) is not None:
-            say(
-                f"note: the training in {recipe} learned from a teacher too, and this one does not: "
-                f"--teacher {other}"
-            )
+        if self.teacher is None:
+            note_left_out(recipe, way_out="; give --teacher for the same")
 
     def _check_unused(self) -> None:
         given = [
@@ -85,6 +82,12 @@ class TeacherOptions:
             raise UserError(
                 f"{given[0]} says how to learn from a teacher, and there is none: give --teacher RUN"
             )
+
+
+def note_left_out(recipe: str, *, way_out: str = "") -> None:
+    """Say so where the recipe is a .json file of a training that had a teacher."""
+    if (name := _teacher_in(recipe)) is not None:
+        say(f"note: the training in {recipe} learned from {name} too; here the labels alone count{way_out}")
 
 
 def _teacher_in(recipe: str) -> str | None:
