@@ -36,6 +36,7 @@ from globalcnn.errors import UserError
 from globalcnn.files import read_json, write_json
 from globalcnn.measure import count
 from globalcnn.models import load_with_card
+from globalcnn.models.shipped import full_path
 from globalcnn.train import Recipe, train
 from globalcnn.train.recipe import completed
 
@@ -95,6 +96,23 @@ def _teaching(card: Mapping[str, Any]) -> TeacherOptions:
     return TeacherOptions(teacher=None if weights is None else Path(weights), **told)
 
 
+def _as_told(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole of `teacher` for a card, as a run used it; a `UserError` where the card says otherwise."""
+    used = told["objective"]
+    path, named = told["teacher"]["path"], card["weights"]
+    found = {
+        "weights": named if path == full_path(Path(named)) else path,
+        "distill": used["loss"],
+        "temperature": used["temperature"],
+        "teacher_weight": used["weight"],
+        "views": used["views"],
+    }
+    for name, value in card.items():
+        if found[name] != value:
+            raise UserError(f"a run had another teacher than its card: {name}={found[name]!r}, not {value!r}")
+    return found
+
+
 def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     """Write the results of the trainings that ended, and what the card says of them."""
     card = read_json(WEIGHTS / f"{row}.json")
@@ -112,7 +130,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
             other = "without the teacher of its card" if taught else "with a teacher, and its card names none"
             raise UserError(f"{row}, seed {seed}: it was trained {other}")
         if taught:
-            told["teacher"] = taught
+            taught = told["teacher"] = _as_told(told, taught)
         if not _as_wanted(told, wanted, taught):
             raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
     found.update(fresh)
@@ -163,6 +181,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         parameters=counted.params,
         macs=counted.macs,
         licence="MIT",
+        **({"teacher": taught} if taught else {}),
     )
     write_json(WEIGHTS / f"{row}.json", card)
 

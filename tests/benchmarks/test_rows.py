@@ -127,7 +127,15 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     assert f"1 epochs, learning from {folders / 'other'}, seed 0" in card_of(folders)["claim"]
     result = folders / "results" / "rows" / f"{ROW}.json"
     (run,) = json.loads(result.read_text())["runs"]
-    assert run["teacher"] == card_of(folders)["teacher"] == taught
+    whole = {**taught, "distill": "kd", "temperature": 4.0, "teacher_weight": 0.9}
+    assert run["teacher"] == card_of(folders)["teacher"] == whole
+    rows.collect(ROW, None, runs)  # by a card that says it all
+    path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "temperature": 2.0}}))
+    with pytest.raises(UserError, match=r"another teacher than its card: temperature=4\.0, not 2\.0"):
+        rows.collect(ROW, None, runs)
+    path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "weights": "another"}}))
+    with pytest.raises(UserError, match="another teacher than its card: weights="):
+        rows.collect(ROW, None, runs)
     path.write_text(json.dumps(plain))
     with pytest.raises(UserError, match="with a teacher, and its card names none"):
         rows.collect(ROW, None, runs)
@@ -138,7 +146,7 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     path.write_text(json.dumps({**plain, "seeds": [0]}))
     rows.collect(ROW, None, folders / "later")
     (kept,) = (folders / "results" / "rows" / "earlier").iterdir()
-    assert json.loads(kept.read_text())["runs"][0]["teacher"] == taught
+    assert json.loads(kept.read_text())["runs"][0]["teacher"] == whole
     path.write_text(json.dumps({**plain, "teacher": {"weights": "x", "view": 2}}))
     with pytest.raises(UserError, match="teacher of the card: view"):
         rows.work(ROW, None, folders / "latest", until=float("inf"))
