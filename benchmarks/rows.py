@@ -5,14 +5,15 @@
 
 A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (fields; those that are left out have the
 modern recipe's values, and `--collect` adds them) and `shipped_seed`; where it learns from a trained network,
-`teacher`: `weights` (a run folder, file or name of weights that come with the library) and any of `distill`,
+`teacher`: `path` (a run folder, file or name of weights that come with the library) and any of `distill`,
 `temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Each training keeps its state in
 RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one stopped; `--seeds` trains some
 of them. `--collect` evaluates the weights after the last epoch on the test images, in float32 as `globalcnn verify`
 does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe, stay), copies the weights of the
 seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. Results by another
-recipe than the card's move to results/rows/earlier/, where pairs by one recipe are still found. No setting was chosen
-by test accuracy, but in studies with held-out training images (docs/accuracy-per-hour.md), and the last epoch counts.
+recipe than the card's move to results/rows/earlier/, where pairs by one recipe are still found. Settings were
+chosen in studies with held-out training images or fixed beforehand (docs/accuracy-per-hour.md), none by test accuracy,
+and the last epoch counts.
 """
 
 from __future__ import annotations
@@ -86,22 +87,21 @@ def work(
 def _teaching(card: Mapping[str, Any]) -> TeacherOptions:
     """From which network a row learns, and how."""
     told = dict(card.get("teacher", {}))
-    weights = told.pop("weights", None)
+    path = told.pop("path", None)
     unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
-    if unknown or (told and weights is None):
+    if unknown or (told and path is None):
         raise UserError(
-            f"teacher of the card: {', '.join(unknown) or 'weights is missing'}; it has weights and any of "
+            f"teacher of the card: {', '.join(unknown) or 'path is missing'}; it has path and any of "
             "distill, temperature, teacher_weight and views"
         )
-    return TeacherOptions(teacher=None if weights is None else Path(weights), **told)
+    return TeacherOptions(teacher=None if path is None else Path(path), **told)
 
 
 def _as_told(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
     """The whole of `teacher` for a card, as a run used it; a `UserError` where the card says otherwise."""
-    used = told["objective"]
-    path, named = told["teacher"]["path"], card["weights"]
+    used, path, named = told["objective"], told["teacher"]["path"], card["path"]
     found = {
-        "weights": named if path == full_path(Path(named)) else path,
+        "path": named if path == full_path(Path(named)) else path,
         "distill": used["loss"],
         "temperature": used["temperature"],
         "teacher_weight": used["weight"],
@@ -113,16 +113,12 @@ def _as_told(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-def collect(row: str, data_dir: Path | None, runs: Path) -> None:
-    """Write the results of the trainings that ended, and what the card says of them."""
-    card = read_json(WEIGHTS / f"{row}.json")
-    result = RESULTS / "rows" / f"{row}.json"
-    wanted = Recipe.from_dict(card["recipe"])
-    earlier = read_json(result)["runs"] if result.is_file() else []
-    taught = card.get("teacher")
-    found = {
-        told["seed"]: told for told in earlier if _as_wanted(told, wanted, taught)
-    }  # from runs that are gone
+def _ended(card: Mapping[str, Any], row: str, runs: Path) -> dict[int, dict[str, Any]]:
+    """The trainings of a row that ended, by seed, with the whole of `teacher` where they had one.
+
+    A `UserError` for one by another recipe or teacher than the card's.
+    """
+    wanted, taught = Recipe.from_dict(card["recipe"]), card.get("teacher")
     summaries = {seed: runs / f"{row}-seed{seed}" / "summary.json" for seed in card["seeds"]}
     fresh = {seed: read_json(path) for seed, path in summaries.items() if path.is_file()}
     for seed, told in fresh.items():
@@ -130,9 +126,21 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
             other = "without the teacher of its card" if taught else "with a teacher, and its card names none"
             raise UserError(f"{row}, seed {seed}: it was trained {other}")
         if taught:
-            taught = told["teacher"] = _as_told(told, taught)
-        if not _as_wanted(told, wanted, taught):
+            told["teacher"] = _as_told(told, taught)
+        if not _as_wanted(told, wanted, told.get("teacher")):
             raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
+    return fresh
+
+
+def collect(row: str, data_dir: Path | None, runs: Path) -> None:
+    """Write the results of the trainings that ended, and what the card says of them."""
+    card = read_json(WEIGHTS / f"{row}.json")
+    result = RESULTS / "rows" / f"{row}.json"
+    wanted = Recipe.from_dict(card["recipe"])
+    fresh = _ended(card, row, runs)
+    taught = next((told["teacher"] for told in fresh.values() if "teacher" in told), card.get("teacher"))
+    earlier = read_json(result)["runs"] if result.is_file() else []  # some from runs that are gone
+    found = {told["seed"]: told for told in earlier if _as_wanted(told, wanted, taught)}
     found.update(fresh)
     shipped, weights = card["shipped_seed"], WEIGHTS / f"{row}.safetensors"
     files = {seed: runs / f"{row}-seed{seed}" / LAST for seed in fresh}
@@ -223,7 +231,7 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     seeds = f"seed {next(iter(each))}"
     if len(each) > 1:
         seeds = f"mean of seeds {', '.join(each)}, which span {100 * spread:.2f} points"
-    taught = f", learning from {first['teacher']['weights']}" if first.get("teacher") else ""
+    taught = f", learning from {first['teacher']['path']}" if first.get("teacher") else ""
     words = (
         f"{network} on {NAMES.get(data, data)}: {100 * mean:.2f} % of the test images after the last of "
         f"{first['epochs']} epochs{taught}, {seeds}; {hours:.1f} hours each on {hardware}"

@@ -73,7 +73,7 @@ def test_a_pair_is_compared_by_one_recipe_after_the_most_epochs_that_both_have(t
 
 def test_networks_of_which_one_had_a_teacher_are_no_pair(tmp_path, monkeypatch):
     monkeypatch.setattr(results_section, "RESULTS", tmp_path)
-    row(tmp_path, "ours-cifar10", [0.95], epochs=60, teacher={"weights": "large-cifar10"})
+    row(tmp_path, "ours-cifar10", [0.95], epochs=60, teacher={"path": "large-cifar10"})
     row(tmp_path, "theirs-cifar10", [0.93], epochs=60)
     assert results_section.accuracies("ours", "theirs") == "-"
 

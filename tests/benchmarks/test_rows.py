@@ -115,7 +115,7 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
         out=folders / "other",
         device="cpu",
     )
-    taught = {"weights": str(folders / "other"), "views": 2}
+    taught = {"path": str(folders / "other"), "views": 2}
     plain = {**card_of(folders), "seeds": [0]}
     with_teacher = {**plain, "teacher": taught}
     path = folders / "weights" / f"{ROW}.json"
@@ -133,8 +133,8 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "temperature": 2.0}}))
     with pytest.raises(UserError, match=r"another teacher than its card: temperature=4\.0, not 2\.0"):
         rows.collect(ROW, None, runs)
-    path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "weights": "another"}}))
-    with pytest.raises(UserError, match="another teacher than its card: weights="):
+    path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "path": "another"}}))
+    with pytest.raises(UserError, match="another teacher than its card: path="):
         rows.collect(ROW, None, runs)
     path.write_text(json.dumps(plain))
     with pytest.raises(UserError, match="with a teacher, and its card names none"):
@@ -147,7 +147,7 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     rows.collect(ROW, None, folders / "later")
     (kept,) = (folders / "results" / "rows" / "earlier").iterdir()
     assert json.loads(kept.read_text())["runs"][0]["teacher"] == whole
-    path.write_text(json.dumps({**plain, "teacher": {"weights": "x", "view": 2}}))
+    path.write_text(json.dumps({**plain, "teacher": {"path": "x", "view": 2}}))
     with pytest.raises(UserError, match="teacher of the card: view"):
         rows.work(ROW, None, folders / "latest", until=float("inf"))
 

@@ -166,7 +166,7 @@ def test_rows_of_the_weights_count_by_the_mean_of_their_seeds(tmp_path):
 
 
 def test_what_a_teacher_taught_is_said_and_counts_only_where_there_is_nothing_else(tmp_path):
-    run = {"seed": 0, "epochs": 90, "test_accuracy": 0.95, "teacher": {"weights": "large-mnist"}}
+    run = {"seed": 0, "epochs": 90, "test_accuracy": 0.95, "teacher": {"path": "large-mnist"}}
     (tmp_path / "row.json").write_text(json.dumps({"row": "resnet_mnist-mnist", "runs": [run]}))
     found = measured_accuracies(tmp_path)["resnet_mnist", "MNIST"]
     assert found.where == "Ours: 90 epoch(s), 1 seed(s), learning from large-mnist, row.json."

@@ -94,5 +94,5 @@ def _teacher_in(recipe: str) -> str | None:
     """The teacher that a card of weights/ or a run.json names."""
     content = read_json(recipe) if recipe.endswith(".json") else None
     told = content.get("teacher") if isinstance(content, dict) else None
-    named = told.get("weights", told.get("path")) if isinstance(told, dict) else None
+    named = told.get("path") if isinstance(told, dict) else None
     return None if named is None else str(named)

@@ -1,4 +1,4 @@
-"""Checks that turn arrays of images and labels into tensors, resizing, and channel statistics."""
+"""Checks of arrays of images and labels, which become tensors, resizing, and channel statistics."""
 
 from __future__ import annotations
 

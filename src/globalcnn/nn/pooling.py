@@ -10,7 +10,7 @@ from torch import Tensor
 def grid_average(x: Tensor, side: int) -> Tensor:
     """`F.adaptive_avg_pool2d(x, side)`: (N, C, H, W) to (N, C, side, side).
 
-    Exporters turn the adaptive pooling into windows of one size, that of the example, which is another
+    Exporters write the adaptive pooling as windows of one size, that of the example, which is another
     function for other images. In graphs whose height or width varies it is two products with averaging
     matrices.
     """

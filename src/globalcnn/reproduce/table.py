@@ -205,7 +205,7 @@ def _teacher(content: dict[str, Any]) -> str | None:
     runs = content.get("runs")
     first = runs[0] if "row" in content and isinstance(runs, list) and runs else content
     told = first.get("teacher") if isinstance(first, dict) else None
-    return str(told.get("weights", told.get("path"))) if isinstance(told, dict) else None
+    return str(told.get("path")) if isinstance(told, dict) else None
 
 
 def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float, int, float | None]]:
