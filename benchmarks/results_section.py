@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from globalcnn.reproduce.rows import published_rows
 from globalcnn.reproduce.table import measured_accuracies
-from globalcnn.train import Recipe
-from globalcnn.train.recipe import completed
 
 from .pages import RESULTS, ROOT, hardware, milliseconds, put, read, table
+from .row_cards import How
 
 START, END = "<!-- results: written by python -m benchmarks.results_section -->", "<!-- end of results -->"
 SHOWN = {
@@ -159,9 +158,10 @@ def accuracies(ours: str, theirs: str) -> str:
     for one, other in itertools.product(trained(ours), trained(theirs)):
         if one.on != other.on:
             continue
-        epochs, accuracy = one.epochs, f"{100 * one.accuracy:.1f} / {100 * other.accuracy:.1f}"
+        epochs, accuracy = sum(one.epochs), f"{100 * one.accuracy:.1f} / {100 * other.accuracy:.1f}"
         if epochs > by_data.get(one.data, (0, ""))[0]:
-            by_data[one.data] = epochs, f"{accuracy} ({one.data}, {epochs} epochs)"
+            words = " + ".join(map(str, one.epochs))  # of one training after another
+            by_data[one.data] = epochs, f"{accuracy} ({one.data}, {words} epochs)"
     return ", ".join(words for _, words in by_data.values()) or "-"
 
 
@@ -169,9 +169,9 @@ def accuracies(ours: str, theirs: str) -> str:
 class Trained:
     """A network after training: what it was trained on and how, and the mean test accuracy of its seeds."""
 
-    on: tuple[str, tuple[int, ...], str]  # data, seeds, recipe with teacher
+    on: tuple[str, tuple[int, ...], str]  # data, seeds, recipe with teacher and initial weights
     data: str
-    epochs: int
+    epochs: tuple[int, ...]
     accuracy: float
 
 
@@ -184,11 +184,9 @@ def trained(network: str) -> list[Trained]:
         if name != network:
             continue
         runs, seeds = content["runs"], tuple(sorted(content["seeds"]))
-        recipe = Recipe.from_dict(completed(runs[0]["recipe"]))
-        form = recipe.replace(compile=False)  # the same training within rounding
+        how = How.of(runs[0])
         accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
-        how = repr((form, runs[0].get("teacher")))
-        found.append(Trained((data, seeds, how), data, recipe.epochs, accuracy))
+        found.append(Trained((data, seeds, how.alike), data, how.epochs, accuracy))
     return found
 
 

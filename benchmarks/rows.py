@@ -4,16 +4,19 @@
     python -m benchmarks.rows ROW [ROW ...] --data-dir DIR --runs RUNS --collect
 
 A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (fields; those that are left out have the
-modern recipe's values, and `--collect` adds them) and `shipped_seed`; where it learns from a trained network,
+modern recipe's values, and `--collect` adds them) and `shipped_seed`. Where it learns from a trained network it has
 `teacher`: `path` (a run folder, file or name of weights that come with the library) and any of `distill`,
-`temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Each training keeps its state in
-RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one stopped; `--seeds` trains some
-of them. `--collect` evaluates the weights after the last epoch on the test images, in float32 as `globalcnn verify`
-does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe, stay), copies the weights of the
-seed that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. Results by another
-recipe than the card's move to results/rows/earlier/, where pairs by one recipe are still found. Settings were
-chosen in studies with held-out training images or fixed beforehand (docs/accuracy-per-hour.md), none by test accuracy,
-and the last epoch counts.
+`temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Where it goes on from weights of
+weights/, with a new optimiser and schedule, it has `init`: `path`, the name of their row, and `seed`, theirs (default
+the shipped one); `--collect` adds how they were trained.
+
+Each training keeps its state in RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one
+stopped; `--seeds` trains some of them. `--collect` evaluates the weights after the last epoch on the test images, in
+float32 as `globalcnn verify` does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe,
+stay), copies the weights of the seed that is shipped, writes the claim into the card, and makes the table in
+weights/README.md anew. Results by another recipe, teacher or `init` than the card's move to results/rows/earlier/,
+where pairs by one recipe are still found. Settings were chosen in studies with held-out training images or fixed
+beforehand (docs/accuracy-per-hour.md), none by test accuracy, and the last epoch counts.
 """
 
 from __future__ import annotations
@@ -30,18 +33,16 @@ from typing import Any
 import torch
 
 from globalcnn import create_model
-from globalcnn.cli.teaching import TeacherOptions
 from globalcnn.cli.verify import accuracy_of
 from globalcnn.data import load_data
 from globalcnn.errors import UserError
-from globalcnn.files import read_json, write_json
+from globalcnn.files import atomic_write, read_json, write_json
 from globalcnn.measure import count
 from globalcnn.models import load_with_card
-from globalcnn.models.shipped import full_path
 from globalcnn.train import Recipe, train
-from globalcnn.train.recipe import completed
 
 from .pages import RESULTS, ROOT, put, table
+from .row_cards import How, begin, teaching, used
 from .stretches import EndsAt, OutOfTime
 
 WEIGHTS = ROOT / "weights"
@@ -72,11 +73,12 @@ def work(
         print(f"{row}, seed {seed}: {out}", flush=True)
         torch.manual_seed(seed)
         model = create_model(card["network"], num_classes=len(data.classes), in_chans=data.in_chans)
-        objective, notes = _teaching(card).objective(data, recipe)
+        notes = begin(model, card, WEIGHTS, RESULTS / "rows")
+        objective, told = teaching(card).objective(data, recipe)
         try:
             train(
                 model, data, recipe, objective=objective, out=out, seed=seed, device=device,
-                resume=(out / "run.json").is_file(), reporter=EndsAt(until), notes=notes,
+                resume=(out / "run.json").is_file(), reporter=EndsAt(until), notes=notes | told,
             )  # fmt: skip
         except OutOfTime:
             print("the time is over; the same command goes on from here", flush=True)
@@ -84,51 +86,17 @@ def work(
     return True
 
 
-def _teaching(card: Mapping[str, Any]) -> TeacherOptions:
-    """From which network a row learns, and how."""
-    told = dict(card.get("teacher", {}))
-    path = told.pop("path", None)
-    unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
-    if unknown or (told and path is None):
-        raise UserError(
-            f"teacher of the card: {', '.join(unknown) or 'path is missing'}; it has path and any of "
-            "distill, temperature, teacher_weight and views"
-        )
-    return TeacherOptions(teacher=None if path is None else Path(path), **told)
-
-
-def _as_told(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole of `teacher` for a card, as a run used it; a `UserError` where the card says otherwise."""
-    used, path, named = told["objective"], told["teacher"]["path"], card["path"]
-    found = {
-        "path": named if path == full_path(Path(named)) else path,
-        "distill": used["loss"],
-        "temperature": used["temperature"],
-        "teacher_weight": used["weight"],
-        "views": used["views"],
-    }
-    for name, value in card.items():
-        if found[name] != value:
-            raise UserError(f"a run had another teacher than its card: {name}={found[name]!r}, not {value!r}")
-    return found
-
-
 def _ended(card: Mapping[str, Any], row: str, runs: Path) -> dict[int, dict[str, Any]]:
     """The trainings of a row that ended, by seed, with the whole of `teacher` where they had one.
 
-    A `UserError` for one by another recipe or teacher than the card's.
+    A `UserError` for one by another recipe, teacher or initial weights than the card's.
     """
-    wanted, taught = Recipe.from_dict(card["recipe"]), card.get("teacher")
     summaries = {seed: runs / f"{row}-seed{seed}" / "summary.json" for seed in card["seeds"]}
     fresh = {seed: read_json(path) for seed, path in summaries.items() if path.is_file()}
     for seed, told in fresh.items():
-        if ("teacher" in told) != bool(taught):
-            other = "without the teacher of its card" if taught else "with a teacher, and its card names none"
-            raise UserError(f"{row}, seed {seed}: it was trained {other}")
-        if taught:
-            told["teacher"] = _as_told(told, taught)
-        if not _as_wanted(told, wanted, told.get("teacher")):
-            raise UserError(f"{row}, seed {seed}: it was trained by another recipe than the card's")
+        how = used(told, card, f"{row}, seed {seed}")
+        if how.teacher is not None:
+            told["teacher"] = how.teacher
     return fresh
 
 
@@ -136,11 +104,10 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     """Write the results of the trainings that ended, and what the card says of them."""
     card = read_json(WEIGHTS / f"{row}.json")
     result = RESULTS / "rows" / f"{row}.json"
-    wanted = Recipe.from_dict(card["recipe"])
     fresh = _ended(card, row, runs)
-    taught = next((told["teacher"] for told in fresh.values() if "teacher" in told), card.get("teacher"))
+    wanted = How.of(next(iter(fresh.values()), card))
     earlier = read_json(result)["runs"] if result.is_file() else []  # some from runs that are gone
-    found = {told["seed"]: told for told in earlier if _as_wanted(told, wanted, taught)}
+    found = {told["seed"]: told for told in earlier if How.of(told) == wanted}
     found.update(fresh)
     shipped, weights = card["shipped_seed"], WEIGHTS / f"{row}.safetensors"
     files = {seed: runs / f"{row}-seed{seed}" / LAST for seed in fresh}
@@ -155,7 +122,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
     done = {seed: found[seed] for seed in card["seeds"] if seed in found}
     if shipped not in done:
         raise UserError(f"{row}: the training of seed {shipped} has not ended in {str(runs)!r}")
-    _put_aside(result, wanted, taught)
+    _put_aside(result, wanted)
     kept = (
         "seed",
         "test_accuracy",
@@ -164,6 +131,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         "training_seconds",
         "recipe",
         "teacher",
+        "init",
         "data",
         "environment",
     )
@@ -177,26 +145,27 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         },
     )
     if shipped in fresh:
-        shutil.copyfile(files[shipped], weights)
+        with atomic_write(weights) as aside:
+            shutil.copyfile(files[shipped], aside)
     model, about = load_with_card(weights)
     counted = count(model, (about.in_chans, *about.image_size))
     said = claim(card["network"], card["data"], done)
     card = {"claim": said.pop("claim"), **{k: v for k, v in card.items() if k != "claim"}, **said}
     card.update(
         seeds=list(done),
-        recipe=wanted.as_dict(),
+        recipe=wanted.recipe.as_dict(),
         result=str(result.relative_to(ROOT)),
         parameters=counted.params,
         macs=counted.macs,
         licence="MIT",
-        **({"teacher": taught} if taught else {}),
+        **{key: told for key in ("teacher", "init") if (told := getattr(wanted, key)) is not None},
     )
     write_json(WEIGHTS / f"{row}.json", card)
 
 
-def _put_aside(result: Path, wanted: Recipe, taught: Mapping[str, Any] | None) -> None:
-    """Move results by another recipe or teacher than is wanted to earlier/, unless they are kept there already."""
-    if not result.is_file() or _as_wanted(read_json(result)["runs"][0], wanted, taught):
+def _put_aside(result: Path, wanted: How) -> None:
+    """Move results of trainings by other means than is wanted to earlier/, unless they are kept there already."""
+    if not result.is_file() or How.of(read_json(result)["runs"][0]) == wanted:
         return
     epochs = read_json(result)["runs"][0]["epochs"]
     folder = result.parent / "earlier"
@@ -208,15 +177,10 @@ def _put_aside(result: Path, wanted: Recipe, taught: Mapping[str, Any] | None) -
             return
 
 
-def _as_wanted(told: Mapping[str, Any], wanted: Recipe, taught: Mapping[str, Any] | None) -> bool:
-    """Whether a training used that recipe and teacher; fields that its version did not know have their defaults."""
-    return Recipe.from_dict(completed(told["recipe"])) == wanted and told.get("teacher") == taught
-
-
 def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What a card says of trainings by seed.
 
-    >>> run = {"test_accuracy": 0.5, "epochs": 3, "training_seconds": 360.0}
+    >>> run = {"test_accuracy": 0.5, "recipe": {}, "epochs": 3, "training_seconds": 360.0}
     >>> run["environment"] = {"cpu": "a CPU", "threads": 1, "gpu": None}
     >>> claim("net", "mnist", {0: run})["claim"]
     'net on MNIST: 50.00 % of the test images after the last of 3 epochs, seed 0; 0.1 hours each on a CPU, 1 thread(s)'
@@ -232,9 +196,11 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     if len(each) > 1:
         seeds = f"mean of seeds {', '.join(each)}, which span {100 * spread:.2f} points"
     taught = f", learning from {first['teacher']['path']}" if first.get("teacher") else ""
+    *before, _ = How.of(first).epochs
+    begun = f" from weights of {sum(before)} earlier epochs" if before else ""
     words = (
         f"{network} on {NAMES.get(data, data)}: {100 * mean:.2f} % of the test images after the last of "
-        f"{first['epochs']} epochs{taught}, {seeds}; {hours:.1f} hours each on {hardware}"
+        f"{first['epochs']} epochs{begun}{taught}, {seeds}; {hours:.1f} hours each on {hardware}"
     )
     return {"claim": words, "test_accuracy": each, "hours": hours, "hardware": hardware}
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from benchmarks import rows
+from benchmarks.row_cards import How
 from globalcnn import UserError, create_model, data
 from globalcnn.cli.verify import accuracy_of
+from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Recipe, train
 
 ROW = "digits_conv-mnist"
@@ -150,6 +152,62 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     path.write_text(json.dumps({**plain, "teacher": {"path": "x", "view": 2}}))
     with pytest.raises(UserError, match="teacher of the card: view"):
         rows.work(ROW, None, folders / "latest", until=float("inf"))
+
+
+def test_a_row_goes_on_from_the_weights_of_its_card_and_says_so(folders):
+    path, result = folders / "weights" / f"{ROW}.json", folders / "results" / "rows" / f"{ROW}.json"
+    train_seed(folders / "runs", 0)
+    rows.collect(ROW, None, folders / "runs")
+    first = read_weights(folders / "weights" / f"{ROW}.safetensors")[0]
+    card = {**card_of(folders), "seeds": [1], "shipped_seed": 1}
+    recipe = {**card["recipe"], "epochs": 2, "lr": 1e-9, "weight_decay": 0.0}  # next to nothing is learned
+    path.write_text(json.dumps({**card, "recipe": recipe, "init": {"path": ROW}}))
+    with pytest.raises(UserError, match=r"no result of digits_conv-mnist, seed 1; there are \[0\]"):
+        rows.work(ROW, None, folders / "later", until=float("inf"), device="cpu")
+    path.write_text(json.dumps({**card, "recipe": recipe, "init": {"path": ROW, "seed": 0}}))
+    assert rows.work(ROW, None, folders / "later", until=float("inf"), device="cpu")
+    last = read_weights(folders / "later" / f"{ROW}-seed1" / "last.safetensors")[0]
+    assert all(torch.allclose(first[k], last[k], atol=1e-5) for k in first if k.endswith("weight"))
+    rows.collect(ROW, None, folders / "later")
+    said = card_of(folders)
+    assert "after the last of 2 epochs from weights of 1 earlier epochs, seed 1" in said["claim"]
+    (run,) = json.loads(result.read_text())["runs"]
+    assert run["init"] == said["init"]
+    assert run["init"]["recipe"]["epochs"] == 1
+    assert run["init"]["sha256"] == checksum(first)
+    rows.collect(ROW, None, folders / "later")  # by a card that says it all
+    assert card_of(folders) == said
+    with pytest.raises(UserError, match=r"no result of digits_conv-mnist, seed 0; there are \[1\]"):
+        rows.work(ROW, None, folders / "latest", until=float("inf"), device="cpu")
+    path.write_text(json.dumps({k: v for k, v in said.items() if k != "init"}))
+    with pytest.raises(UserError, match="trained with initial weights, and its card names none"):
+        rows.collect(ROW, None, folders / "later")
+
+
+@pytest.mark.parametrize(
+    ("init", "why"),
+    [
+        ({}, "path=None is no row"),
+        ({"path": "other-mnist"}, "path='other-mnist' is no row"),
+        ({"path": ROW, "seed": 5}, "seed 5"),
+        ({"path": ROW, "sha256": "0"}, "another init than its card: sha256="),
+    ],
+)
+def test_initial_weights_that_are_not_there_are_refused(folders, init, why):
+    train_seed(folders / "runs", 0)
+    rows.collect(ROW, None, folders / "runs")
+    path = folders / "weights" / f"{ROW}.json"
+    path.write_text(json.dumps({**card_of(folders), "init": init}))
+    with pytest.raises(UserError, match=why):
+        rows.work(ROW, None, folders / "later", until=float("inf"), device="cpu")
+
+
+def test_networks_were_trained_alike_where_their_initial_weights_were_too():
+    one = {"recipe": {"epochs": 3}, "init": {"path": "a-mnist", "sha256": "1", "recipe": {"epochs": 9}}}
+    other = {"recipe": {"epochs": 3}, "init": {"path": "b-mnist", "sha256": "2", "recipe": {"epochs": 9}}}
+    longer = {**other, "init": {**other["init"], "recipe": {"epochs": 10}}}
+    assert How.of(one).alike == How.of(other).alike != How.of(longer).alike
+    assert How.of(one).alike != How.of({"recipe": {"epochs": 3}}).alike
 
 
 def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):

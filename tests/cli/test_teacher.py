@@ -57,6 +57,21 @@ def test_the_recipe_of_a_training_with_a_teacher_names_the_teacher_that_it_leave
     assert said in compared.out.replace("\n", " ")
 
 
+def test_the_recipe_of_a_training_from_given_weights_names_those_that_it_leaves_out(
+    run, blobs, trained, tmp_path
+):
+    words = ("train", "digits_conv", "--data", f"npz:{blobs}", *QUICK)
+    begun = ("--init", trained)
+    assert run(*words, *begun, "--out", tmp_path / "a").status == 0
+    words += ("--recipe", tmp_path / "a" / "run.json", "--out")
+    said = f"went on from the weights {trained}; here all start anew"
+    left_out, kept = run(*words, tmp_path / "b"), run(*words, tmp_path / "c", *begun)
+    assert (left_out.status, kept.status) == (0, 0)
+    assert f"{said}; give --init" in left_out.out.replace("\n", " ")
+    assert "start anew" not in kept.out
+    assert said in run("compare", "digits_conv", *words[2:], tmp_path / "d").out.replace("\n", " ")
+
+
 def test_a_long_preparation_says_how_far_it_is(monkeypatch, run, blobs, trained, tmp_path):
     monkeypatch.setattr(reporting, "QUIET_SECONDS", -1.0)
     taught = ("--teacher", trained, "--views", 2, "--out", tmp_path / "a")

@@ -177,6 +177,26 @@ def test_what_a_teacher_taught_is_said_and_counts_only_where_there_is_nothing_el
     assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].accuracy == 70.0
 
 
+def test_epochs_of_the_weights_that_a_training_went_on_from_are_said_and_count(tmp_path):
+    first = {"path": "resnet_mnist-mnist", "recipe": {"epochs": 40}}
+    run = {"seed": 0, "epochs": 20, "test_accuracy": 0.95, "init": first}
+    (tmp_path / "row.json").write_text(json.dumps({"row": "resnet_mnist-mnist", "runs": [run]}))
+    other = {
+        "model": {"model": "resnet_mnist"},
+        "data": {"name": "mnist"},
+        "epochs": 50,
+        "test_accuracy": 0.7,
+    }
+    (tmp_path / "a.json").write_text(json.dumps(other))
+    found = measured_accuracies(tmp_path)["resnet_mnist", "MNIST"]
+    assert found.where == "Ours: 20 epoch(s) after 40 earlier ones, 1 seed(s), row.json."
+    taught = {**run, "init": {**first, "teacher": {"path": "large-mnist"}}}
+    (tmp_path / "row.json").write_text(json.dumps({"row": "resnet_mnist-mnist", "runs": [taught]}))
+    assert measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].accuracy == 70.0
+    (tmp_path / "a.json").unlink()
+    assert "learning from large-mnist" in measured_accuracies(tmp_path)["resnet_mnist", "MNIST"].where
+
+
 @pytest.mark.parametrize(
     "content", [{"row": 1, "runs": []}, {"row": "a-mnist", "runs": []}, {"row": "a-mnist"}]
 )

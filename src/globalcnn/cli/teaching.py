@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,6 @@ class TeacherOptions:
         )
         return objective, {"teacher": {"path": full_path(self.teacher), "model": card.label}}
 
-    def note(self, recipe: str) -> None:
-        """Say so where the recipe is a .json file of a training that had a teacher, and this one has none."""
-        if self.teacher is None:
-            note_left_out(recipe, way_out="; give --teacher for the same")
-
     def _check_unused(self) -> None:
         given = [
             name
@@ -84,15 +80,24 @@ class TeacherOptions:
             )
 
 
-def note_left_out(recipe: str, *, way_out: str = "") -> None:
-    """Say so where the recipe is a .json file of a training that had a teacher."""
-    if (name := _teacher_in(recipe)) is not None:
-        say(f"note: the training in {recipe} learned from {name} too; here the labels alone count{way_out}")
+def note_left_out(recipe: str, options: Mapping[str, Path | None] | None = None) -> None:
+    """Say that the training in a .json file had a teacher, or initial weights, where this one has none.
+
+    options: values of --teacher and --init; None for a command without them.
+    """
+    for name, what in (
+        ("teacher", "learned from {} too; here the labels alone count"),
+        ("init", "went on from the weights {}; here all start anew"),
+    ):
+        found = _named_in(recipe, name)
+        if found is not None and (options is None or options[name] is None):
+            way_out = "" if options is None else f"; give --{name} for the same"
+            say(f"note: the training in {recipe} {what.format(found)}{way_out}")
 
 
-def _teacher_in(recipe: str) -> str | None:
-    """The teacher that a card of weights/ or a run.json names."""
+def _named_in(recipe: str, name: str) -> str | None:
+    """The path of the teacher or initial weights that a card of weights/ or a run.json names."""
     content = read_json(recipe) if recipe.endswith(".json") else None
-    told = content.get("teacher") if isinstance(content, dict) else None
-    named = told.get("path") if isinstance(told, dict) else None
-    return None if named is None else str(named)
+    told = content.get(name) if isinstance(content, dict) else None
+    path = told.get("path") if isinstance(told, dict) else told
+    return path if isinstance(path, str) else None

@@ -19,7 +19,7 @@ from ..viz import plot_curves
 from .console import percent, say, say_notes
 from .options import DataOptions, RecipeName, RecipeOptions, network_source, resolve_recipe
 from .reporting import TrainingReporter
-from .teaching import TeacherOptions
+from .teaching import TeacherOptions, note_left_out
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(args: Args) -> None:
     """Train, then print the accuracy and the path of each output."""
     source = network_source(args.model, args.set)
     recipe = resolve_recipe(args.recipe, args.model, args.changes, args.images.data)
-    args.learning.note(args.recipe)
+    note_left_out(args.recipe, {"teacher": args.learning.teacher, "init": args.init})
     out = args.out or Path("runs") / f"{_slug(source.label)}-{_slug(args.images.data)}-seed{args.seed}"
     checked_seed(args.seed)
     checked_device(args.device)

@@ -190,22 +190,37 @@ def measured_accuracies(folder: Path) -> dict[tuple[str, str], Measured]:
         if not isinstance(content, dict):
             continue
         for model, data, epochs, accuracy, seeds, confusions in _accuracies(content):
-            teacher = _teacher(content)
-            taught = "" if teacher is None else f"learning from {teacher}, "
-            where = f"Ours: {epochs} epoch(s), {seeds} seed(s), {taught}{file.relative_to(folder)}."
-            rank = (teacher is None, epochs, "row" in content)
+            teachers, before = _teachers(content), _epochs_before(content)
+            taught = f"learning from {', '.join(teachers)}, " if teachers else ""
+            after = f" after {before} earlier ones" if before else ""
+            where = f"Ours: {epochs} epoch(s){after}, {seeds} seed(s), {taught}{file.relative_to(folder)}."
+            rank = (not teachers, before + epochs, "row" in content)
             for dataset in DATASETS.get(data, ()):
                 if (model, dataset) not in best or rank > best[model, dataset][0]:
                     best[model, dataset] = (rank, Measured(round(100 * accuracy, 4), where, confusions))
     return {key: found for key, (_, found) in best.items()}
 
 
-def _teacher(content: dict[str, Any]) -> str | None:
-    """What the runs of a row of weights/, or a training, learned from besides the labels."""
+def _trainings(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is told of a training, or of the first run of a row of weights/, and of those before it that its
+    initial weights come from."""
     runs = content.get("runs")
-    first = runs[0] if "row" in content and isinstance(runs, list) and runs else content
-    told = first.get("teacher") if isinstance(first, dict) else None
-    return str(told.get("path")) if isinstance(told, dict) else None
+    told = runs[0] if "row" in content and isinstance(runs, list) and runs else content
+    while isinstance(told, dict):
+        yield told
+        told = told.get("init")
+
+
+def _teachers(content: dict[str, Any]) -> list[str]:
+    """From which networks those trainings learned besides the labels."""
+    named = [told["teacher"] for told in _trainings(content) if isinstance(told.get("teacher"), dict)]
+    return list(dict.fromkeys(str(teacher.get("path")) for teacher in named))
+
+
+def _epochs_before(content: dict[str, Any]) -> int:
+    """Epochs of the trainings that the initial weights come from."""
+    _, *before = _trainings(content)
+    return sum(told.get("recipe", {}).get("epochs", 0) for told in before)
 
 
 def _accuracies(content: dict[str, Any]) -> Iterator[tuple[str, str, int, float, int, float | None]]:
