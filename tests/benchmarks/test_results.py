@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import performance_page, results_section
+from benchmarks import performance_page, results_section, row_accuracies
 from globalcnn.train import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,27 +55,27 @@ def row(tmp_path, name, accuracies, *, teacher=None, **recipe):
 
 
 def test_a_pair_is_compared_by_one_recipe_after_the_most_epochs_that_both_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(results_section, "RESULTS", tmp_path)
+    monkeypatch.setattr(row_accuracies, "RESULTS", tmp_path)
     row(tmp_path, "ours-cifar10", [0.95], epochs=90)
     row(tmp_path, "theirs-cifar10", [0.93], epochs=60)
-    assert results_section.accuracies("ours", "theirs") == "-"
+    assert row_accuracies.accuracies("ours", "theirs") == "-"
     row(tmp_path, "earlier/ours-cifar10-30-epochs", [0.8], epochs=30)
     row(tmp_path, "earlier/theirs-cifar10-30-epochs", [0.7], epochs=30, compile=True)
     row(tmp_path, "earlier/ours-cifar10-60-epochs", [0.9], epochs=60)
     row(tmp_path, "theirs-cifar100", [0.5], epochs=60)
-    assert results_section.accuracies("ours", "theirs") == "90.0 / 93.0 (cifar10, 60 epochs)"
-    assert results_section.accuracies("theirs", "ours") == "93.0 / 90.0 (cifar10, 60 epochs)"
+    assert row_accuracies.accuracies("ours", "theirs") == "90.0 / 93.0 (cifar10, 60 epochs)"
+    assert row_accuracies.accuracies("theirs", "ours") == "93.0 / 90.0 (cifar10, 60 epochs)"
     row(tmp_path, "ours-cifar100", [0.5, 0.7], epochs=60)
-    assert "cifar100" not in results_section.accuracies("ours", "theirs")  # other seeds
+    assert "cifar100" not in row_accuracies.accuracies("ours", "theirs")  # other seeds
     row(tmp_path, "theirs-cifar100", [0.4, 0.5], epochs=60)
-    assert results_section.accuracies("ours", "theirs").endswith(", 60.0 / 45.0 (cifar100, 60 epochs)")
+    assert row_accuracies.accuracies("ours", "theirs").endswith(", 60.0 / 45.0 (cifar100, 60 epochs)")
 
 
 def test_networks_of_which_one_had_a_teacher_are_no_pair(tmp_path, monkeypatch):
-    monkeypatch.setattr(results_section, "RESULTS", tmp_path)
+    monkeypatch.setattr(row_accuracies, "RESULTS", tmp_path)
     row(tmp_path, "ours-cifar10", [0.95], epochs=60, teacher={"path": "large-cifar10"})
     row(tmp_path, "theirs-cifar10", [0.93], epochs=60)
-    assert results_section.accuracies("ours", "theirs") == "-"
+    assert row_accuracies.accuracies("ours", "theirs") == "-"
 
 
 def test_no_weights_or_data_among_the_results():
