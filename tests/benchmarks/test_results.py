@@ -78,6 +78,17 @@ def test_networks_of_which_one_had_a_teacher_are_no_pair(tmp_path, monkeypatch):
     assert row_accuracies.accuracies("ours", "theirs") == "-"
 
 
+def test_each_network_is_shown_after_its_longest_training_with_a_teacher_and_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_accuracies, "RESULTS", tmp_path)
+    row(tmp_path, "resnet32_cifar-cifar10", [0.91], epochs=40)
+    row(tmp_path, "earlier/resnet32_cifar-cifar10-90-epochs", [0.92], epochs=90)
+    row(tmp_path, "resnet32_cifar-cifar100", [0.5, 0.6], epochs=7, teacher={"path": "large-cifar100"})
+    *_, first, second = row_accuracies.reached().splitlines()
+    assert first == "| `resnet32_cifar` | cifar10 | 92.00 after 90 epochs | - | 92.49 |"
+    taught = "55.00 after 7 epochs, learning from `large-cifar100` (mean of 2 seeds)"
+    assert second == f"| `resnet32_cifar` | cifar100 | - | {taught} | 68.6 |"
+
+
 def test_no_weights_or_data_among_the_results():
     assert {p.suffix for p in (ROOT / "results").rglob("*") if p.is_file()} <= {".json", ".png", ".md"}
 
