@@ -105,7 +105,7 @@ def test_they_are_small():
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("resnet32_cifar", "cifar100", "trained on 'cifar100': there are those of cifar10"),
+        ("resnet32_cifar", "mnist", "trained on 'mnist': there are those of cifar10"),
         ("digits_conv", "cifar10", "there are none of this network; name a file"),
         ("resnet32_cifar", "gone.safetensors", "there is no checkpoint"),
         ("resnet_global_cifar", "resnet32_cifar-cifar10", "weights of 'resnet32_cifar', not of"),

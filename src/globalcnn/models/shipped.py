@@ -38,8 +38,8 @@ def _found() -> Mapping[str, Mapping[str, Path]]:
 def shipped_weights(name: str) -> Mapping[str, Path]:
     """The files of trained weights of the network called `name`, by the data that they were trained on.
 
-    >>> list(shipped_weights("resnet32_cifar"))
-    ['cifar10']
+    >>> list(shipped_weights("resnet_mnist"))
+    ['mnist']
     """
     return _found().get(name, {})
 
