@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from globalcnn import create_model
+from globalcnn.cli.reporting import TrainingReporter
 from globalcnn.cli.verify import accuracy_of
 from globalcnn.data import load_data
 from globalcnn.errors import UserError
@@ -40,6 +41,7 @@ from globalcnn.files import atomic_write, read_json, write_json
 from globalcnn.measure import count
 from globalcnn.models import load_with_card
 from globalcnn.train import Recipe, train
+from globalcnn.train.progress import EpochResult
 
 from .pages import RESULTS, ROOT, put, table
 from .row_cards import How, begin, teaching, used
@@ -49,6 +51,19 @@ WEIGHTS = ROOT / "weights"
 START, END = "<!-- rows: written by python -m benchmarks.rows -->", "<!-- end of rows -->"
 LAST, BATCH = "last.safetensors", 256
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST"}
+
+
+class Telling(TrainingReporter):
+    """Tells of a training as `globalcnn train` does, and ends it after an epoch once the time is over."""
+
+    def __init__(self, until: float, label: str) -> None:
+        super().__init__(label=label)
+        self._end = EndsAt(until)
+
+    def finished_epoch(self, result: EpochResult) -> None:
+        """Its figures in a line."""
+        super().finished_epoch(result)
+        self._end.finished_epoch(result)
 
 
 def work(
@@ -76,10 +91,11 @@ def work(
         notes = begin(model, card, WEIGHTS, RESULTS / "rows")
         objective, told = teaching(card).objective(data, recipe)
         try:
-            train(
-                model, data, recipe, objective=objective, out=out, seed=seed, device=device,
-                resume=(out / "run.json").is_file(), reporter=EndsAt(until), notes=notes | told,
-            )  # fmt: skip
+            with Telling(until, f"{row}, seed {seed}") as reporter:
+                train(
+                    model, data, recipe, objective=objective, out=out, seed=seed, device=device,
+                    resume=(out / "run.json").is_file(), reporter=reporter, notes=notes | told,
+                )  # fmt: skip
         except OutOfTime:
             print("the time is over; the same command goes on from here", flush=True)
             return False

@@ -210,6 +210,19 @@ def test_networks_were_trained_alike_where_their_initial_weights_were_too():
     assert How.of(one).alike != How.of({"recipe": {"epochs": 3}}).alike
 
 
+def test_a_training_says_how_far_it_is_and_goes_on_where_its_time_was_over(folders, capsys):
+    path = folders / "weights" / f"{ROW}.json"
+    path.write_text(json.dumps({**card_of(folders), "seeds": [0], "recipe": {**RECIPE, "epochs": 2}}))
+    assert not rows.work(ROW, None, folders / "runs", until=0.0, device="cpu")
+    first = capsys.readouterr().out
+    assert f"{ROW}, seed 0: epoch 1" in first
+    assert "the time is over; the same command goes on from here" in first
+    assert rows.work(ROW, None, folders / "runs", until=float("inf"), device="cpu")
+    second = capsys.readouterr().out
+    assert "resumed after epoch 1" in second
+    assert "epoch 2" in second
+
+
 def test_a_seed_that_is_not_the_cards_is_refused(folders, monkeypatch):
     monkeypatch.setattr(rows, "load_data", lambda *args, **kwargs: None)
     with pytest.raises(UserError, match="seed 7 is not one"):
