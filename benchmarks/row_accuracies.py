@@ -34,12 +34,6 @@ class Trained:
         """Those of one training after another."""
         return " + ".join(map(str, self.how.epochs))
 
-    @property
-    def teachers(self) -> list[str]:
-        """From which networks it learned."""
-        each = [how.teacher["path"] for how in (self.how, *self.how.before()) if how.teacher]
-        return list(dict.fromkeys(each))
-
     def words(self) -> str:
         """Accuracy, epochs, and what else there was.
 
@@ -47,9 +41,8 @@ class Trained:
         >>> Trained("mnist", (0, 1), How(Recipe(epochs=9), {"path": "large-mnist"}), 99.14).words()
         '99.14 after 9 epochs, learning from `large-mnist` (mean of 2 seeds)'
         """
-        taught = (
-            f", learning from {', '.join(f'`{path}`' for path in self.teachers)}" if self.teachers else ""
-        )
+        teachers = ", ".join(f"`{path}`" for path in self.how.teachers)
+        taught = f", learning from {teachers}" if teachers else ""
         mean = f" (mean of {len(self.seeds)} seeds)" if len(self.seeds) > 1 else ""
         return f"{self.accuracy:.2f} after {self.epochs} epochs{taught}{mean}"
 
@@ -96,8 +89,8 @@ def reached() -> str:
 def _longest(each: list[Trained]) -> tuple[Trained | None, Trained | None]:
     """The longest training from labels alone, and the longest with a teacher."""
     order = sorted(each, key=lambda one: sum(one.how.epochs))
-    alone = [one for one in order if not one.teachers]
-    taught = [one for one in order if one.teachers]
+    alone = [one for one in order if not one.how.teachers]
+    taught = [one for one in order if one.how.teachers]
     return alone[-1] if alone else None, taught[-1] if taught else None
 
 

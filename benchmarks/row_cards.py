@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from globalcnn.cli.teaching import TeacherOptions
 from globalcnn.errors import UserError
@@ -15,46 +13,51 @@ from globalcnn.files import read_json
 from globalcnn.models.shipped import full_path
 from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Recipe
-from globalcnn.train.initial import start_from
 from globalcnn.train.recipe import completed
 
 
 @dataclass(frozen=True)
 class How:
-    """By what a training was, or is to be, done. Equal ones differ by the seed at most."""
+    """By what a training was, or is to be, done. Equal ones differ by seeds at most."""
 
     recipe: Recipe
     teacher: Mapping[str, Any] | None = None
-    init: Mapping[str, Any] | None = None
+    earlier: How | None = None
+    """The training that the initial weights come from."""
+    init: Mapping[str, Any] | None = field(default=None, compare=False)
+    """What is told of those weights."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> How:
         """That of a training's results, or of a card; fields that the version of then did not know have their
         defaults."""
-        return cls(Recipe.from_dict(completed(told["recipe"])), told.get("teacher"), told.get("init"))
+        init = told.get("init")
+        earlier = How.of(init) if init is not None and "recipe" in init else None
+        return cls(Recipe.from_dict(completed(told["recipe"])), told.get("teacher"), earlier, init)
 
-    def before(self) -> Iterator[How]:
-        """The trainings that the initial weights come from, the latest one first."""
-        if self.init is not None:
-            earlier = How.of(self.init)
-            yield earlier
-            yield from earlier.before()
+    @property
+    def trainings(self) -> tuple[How, ...]:
+        """One after another, this one last."""
+        return (*(self.earlier.trainings if self.earlier is not None else ()), self)
 
     @property
     def epochs(self) -> tuple[int, ...]:
-        """Epochs of each training, the first one first.
+        """Epochs of each training.
 
-        >>> How(Recipe(epochs=60), init={"recipe": {"epochs": 70}}).epochs
+        >>> How.of({"recipe": {"epochs": 60}, "init": {"recipe": {"epochs": 70}}}).epochs
         (70, 60)
         """
-        return tuple(reversed([self.recipe.epochs, *(earlier.recipe.epochs for earlier in self.before())]))
+        return tuple(how.recipe.epochs for how in self.trainings)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """From which networks the trainings learned."""
+        return tuple(dict.fromkeys(how.teacher["path"] for how in self.trainings if how.teacher))
 
     @property
     def alike(self) -> str:
-        """Equal for networks that were trained alike: compiled or not (the same within rounding), and their initial
-        weights trained alike, where there are any."""
-        each = [self, *self.before()]
-        return repr([(how.recipe.replace(compile=False), how.teacher) for how in each])
+        """Equal for networks that were trained alike: compiled or not, which is the same within rounding."""
+        return repr([(how.recipe.replace(compile=False), how.teacher) for how in self.trainings])
 
 
 def teaching(card: Mapping[str, Any]) -> TeacherOptions:
@@ -70,30 +73,42 @@ def teaching(card: Mapping[str, Any]) -> TeacherOptions:
     return TeacherOptions(teacher=None if path is None else Path(path), **told)
 
 
-def begin(model: nn.Module, card: Mapping[str, Any], weights: Path, results: Path) -> dict[str, Any]:
-    """Give a network the weights of the row that its card names in `init`, if it does; what run.json notes of it.
+def initial_weights(
+    named: Mapping[str, Any], weights: Path, results: Path
+) -> tuple[Path, dict[str, Any]] | None:
+    """The file that `init` of a card means, and all that is told of it; None where that is to be trained again.
 
-    weights: the folder of the rows; results: that of their results, which say how those weights were trained.
+    It is, by what `init` tells, where the weights of its row have become others since.
+
+    weights: the folder of the rows; results: that of their results, which say how the weights were trained.
     """
-    if "init" not in card:
-        return {}
-    named = card["init"]
     row = named.get("path")
     file = weights / f"{row}.safetensors"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in weights.glob("*.safetensors")))
-        raise UserError(f"init of the card: path={row!r} is no row with weights; there are {known}")
-    for line in start_from(model, file):
-        raise UserError(f"init of the card: {row} is of another network or other data: {line}")
+    found = checksum(read_weights(file)[0]) if file.is_file() else None
+    if found is not None and named.get("sha256", found) == found:
+        return file, {
+            **(named if "recipe" in named else _told_of(row, named, weights, results)),
+            "sha256": found,
+        }
+    if "recipe" in named:
+        return None
+    if found is not None:
+        raise UserError(
+            f"init of the card: sha256 of the weights of {row} is {found}, not {named['sha256']!r}"
+        )
+    known = ", ".join(sorted(path.stem for path in weights.glob("*.safetensors")))
+    raise UserError(f"init of the card: path={row!r} is no row with weights; there are {known}")
+
+
+def _told_of(row: Any, named: Mapping[str, Any], weights: Path, results: Path) -> dict[str, Any]:
     seed = named.get("seed", read_json(weights / f"{row}.json")["shipped_seed"])
     runs = {run["seed"]: run for run in read_json(results / f"{row}.json")["runs"]}
     if seed not in runs:
         raise UserError(f"init of the card: there is no result of {row}, seed {seed}; there are {list(runs)}")
-    kept = ("recipe", "teacher", "init", "test_accuracy")
-    how = {key: runs[seed][key] for key in kept if key in runs[seed]}
-    told = {"path": row, "seed": seed, "sha256": checksum(read_weights(file)[0]), **how}
-    _refuse_others("init", told, named)
-    return {"init": told}
+    kept = {
+        key: runs[seed][key] for key in ("recipe", "teacher", "init", "test_accuracy") if key in runs[seed]
+    }
+    return {"path": row, "seed": seed, **kept}
 
 
 def used(told: Mapping[str, Any], card: Mapping[str, Any], row: str) -> How:
@@ -108,10 +123,16 @@ def used(told: Mapping[str, Any], card: Mapping[str, Any], row: str) -> How:
         raise UserError(f"{row}: it was trained {other}")
     if teacher is not None:
         teacher = _teacher_used(told, card["teacher"])
+    how, wanted = How.of({"recipe": told["recipe"], "teacher": teacher, "init": init}), How.of(card)
     if init is not None:
-        _refuse_others("init", init, card["init"])
-    how = How.of({"recipe": told["recipe"], "teacher": teacher, "init": init})
-    if how.recipe != How.of(card).recipe:
+        _refuse_others(
+            "init", init, {key: card["init"][key] for key in ("path", "seed") if key in card["init"]}
+        )
+        if wanted.earlier not in (None, how.earlier):
+            raise UserError(
+                f"{row}: its initial weights were trained by another recipe or teacher than the card's"
+            )
+    if how.recipe != wanted.recipe:
         raise UserError(f"{row}: it was trained by another recipe than the card's")
     return how
 

@@ -8,7 +8,8 @@ modern recipe's values, and `--collect` adds them) and `shipped_seed`. Where it 
 `teacher`: `path` (a run folder, file or name of weights that come with the library) and any of `distill`,
 `temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Where it goes on from weights of
 weights/, with a new optimiser and schedule, it has `init`: `path`, the name of their row, and `seed`, theirs (default
-the shipped one); `--collect` adds how they were trained.
+the shipped one). `--collect` adds how they were trained; where weights/ has others by then, they are trained again
+first, in RUNS/ROW-seedSEED-before.
 
 Each training keeps its state in RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one
 stopped; `--seeds` trains some of them. `--collect` evaluates the weights after the last epoch on the test images, in
@@ -40,11 +41,14 @@ from globalcnn.errors import UserError
 from globalcnn.files import atomic_write, read_json, write_json
 from globalcnn.measure import count
 from globalcnn.models import load_with_card
+from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Recipe, train
+from globalcnn.train.initial import start_from
 from globalcnn.train.progress import EpochResult
+from globalcnn.train.recipe import completed
 
 from .pages import RESULTS, ROOT, put, table
-from .row_cards import How, begin, teaching, used
+from .row_cards import How, initial_weights, teaching, used
 from .stretches import EndsAt, OutOfTime
 
 WEIGHTS = ROOT / "weights"
@@ -77,29 +81,60 @@ def work(
 ) -> bool:
     """Train the seeds (default the card's) of a row that are not done; False where the time is over before."""
     card = read_json(WEIGHTS / f"{row}.json")
-    recipe = Recipe.from_dict(card["recipe"])
-    data = load_data(card["data"], data_dir=data_dir, validation=recipe.validation, seed=0)
     for seed in card["seeds"] if seeds is None else seeds:
         if seed not in card["seeds"]:
             raise UserError(f"{row}: seed {seed} is not one of its card: {card['seeds']}")
         out = runs / f"{row}-seed{seed}"
-        if (out / "summary.json").is_file():
-            continue
-        print(f"{row}, seed {seed}: {out}", flush=True)
-        torch.manual_seed(seed)
-        model = create_model(card["network"], num_classes=len(data.classes), in_chans=data.in_chans)
-        notes = begin(model, card, WEIGHTS, RESULTS / "rows")
-        objective, told = teaching(card).objective(data, recipe)
         try:
-            with Telling(until, f"{row}, seed {seed}") as reporter:
-                train(
-                    model, data, recipe, objective=objective, out=out, seed=seed, device=device,
-                    resume=(out / "run.json").is_file(), reporter=reporter, notes=notes | told,
-                )  # fmt: skip
+            _train(card, seed, out, f"{row}, seed {seed}", data_dir=data_dir, until=until, device=device)
         except OutOfTime:
             print("the time is over; the same command goes on from here", flush=True)
             return False
     return True
+
+
+def _train(
+    card: Mapping[str, Any],
+    seed: int,
+    out: Path,
+    label: str,
+    *,
+    data_dir: Path | None,
+    until: float,
+    device: str,
+) -> None:
+    """One training of a card that is not done, and before it the one of its initial weights if those are gone."""
+    if (out / "summary.json").is_file():
+        return
+    print(f"{label}: {out}", flush=True)
+    recipe = Recipe.from_dict(completed(card["recipe"]))
+    data = load_data(card["data"], data_dir=data_dir, validation=recipe.validation, seed=0)
+    torch.manual_seed(seed)
+    model = create_model(card["network"], num_classes=len(data.classes), in_chans=data.in_chans)
+    notes = {}
+    if "init" in card:
+        begun = initial_weights(card["init"], WEIGHTS, RESULTS / "rows")
+        if begun is None:
+            begun = _again(card, out, label, data_dir=data_dir, until=until, device=device)
+        file, notes["init"] = begun
+        for line in start_from(model, file):
+            raise UserError(f"init of the card: {file} is of another network or other data: {line}")
+    objective, told = teaching(card).objective(data, recipe)
+    with Telling(until, label) as reporter:
+        train(
+            model, data, recipe, objective=objective, out=out, seed=seed, device=device,
+            resume=(out / "run.json").is_file(), reporter=reporter, notes=notes | told,
+        )  # fmt: skip
+
+
+def _again(card: Mapping[str, Any], out: Path, label: str, **where: Any) -> tuple[Path, dict[str, Any]]:
+    """Train the initial weights of a card again, beside `out`: their file, and what is told of them."""
+    init = {key: value for key, value in card["init"].items() if key != "test_accuracy"}
+    before = out.with_name(f"{out.name}-before")
+    of = {"network": card["network"], "data": card["data"], **init}
+    _train(of, init["seed"], before, f"{label}, its initial weights", **where)
+    file = before / LAST
+    return file, {**init, "sha256": checksum(read_weights(file)[0])}
 
 
 def _ended(card: Mapping[str, Any], row: str, runs: Path) -> dict[int, dict[str, Any]]:
@@ -214,9 +249,10 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     taught = f", learning from {first['teacher']['path']}" if first.get("teacher") else ""
     *before, _ = How.of(first).epochs
     begun = f" from weights of {sum(before)} earlier epochs" if before else ""
+    without = " without the earlier epochs" if before else ""
     words = (
         f"{network} on {NAMES.get(data, data)}: {100 * mean:.2f} % of the test images after the last of "
-        f"{first['epochs']} epochs{begun}{taught}, {seeds}; {hours:.1f} hours each on {hardware}"
+        f"{first['epochs']} epochs{begun}{taught}, {seeds}; {hours:.1f} hours each{without} on {hardware}"
     )
     return {"claim": words, "test_accuracy": each, "hours": hours, "hardware": hardware}
 

@@ -67,7 +67,7 @@ def test_the_recipe_of_a_training_from_given_weights_names_those_that_it_leaves_
     said = f"went on from the weights {trained}; here all start anew"
     left_out, kept = run(*words, tmp_path / "b"), run(*words, tmp_path / "c", *begun)
     assert (left_out.status, kept.status) == (0, 0)
-    assert f"{said}; give --init" in left_out.out.replace("\n", " ")
+    assert f"{said}; give --init to start from some" in left_out.out.replace("\n", " ")
     assert "start anew" not in kept.out
     assert said in run("compare", "digits_conv", *words[2:], tmp_path / "d").out.replace("\n", " ")
 

@@ -85,14 +85,14 @@ def note_left_out(recipe: str, options: Mapping[str, Path | None] | None = None)
 
     options: values of --teacher and --init; None for a command without them.
     """
-    for name, what in (
-        ("teacher", "learned from {} too; here the labels alone count"),
-        ("init", "went on from the weights {}; here all start anew"),
+    for name, what, way_out in (
+        ("teacher", "learned from {} too; here the labels alone count", "for the same"),
+        ("init", "went on from the weights {}; here all start anew", "to start from some"),
     ):
         found = _named_in(recipe, name)
         if found is not None and (options is None or options[name] is None):
-            way_out = "" if options is None else f"; give --{name} for the same"
-            say(f"note: the training in {recipe} {what.format(found)}{way_out}")
+            more = "" if options is None else f"; give --{name} {way_out}"
+            say(f"note: the training in {recipe} {what.format(found)}{more}")
 
 
 def _named_in(recipe: str, name: str) -> str | None:
