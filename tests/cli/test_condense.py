@@ -58,7 +58,7 @@ def test_a_checkpoint_keeps_what_is_on_its_card(run, tmp_path):
         (("resnet32_cifr", "--plan-only"), "resnet32_cifar"),
         (("resnet32_cifar", "--plan", "p.json", "--out", "w.safetensors", "--keep", "2"), "--keep is for"),
         (("gone.safetensors", "--plan-only"), "there is no checkpoint"),
-        (("resnet32_cifar-cifar100", "--plan-only"), "come with the library are global_mnist-mnist"),
+        (("resnet32_cifar-mnist", "--plan-only"), "come with the library are global_mnist-mnist"),
         (("resnet32_cifar", "--plan", "gone.json", "--out", "w.safetensors"), "gone.json"),
         (("resnet32_cifar", "--plan-only", "--block", "globl", *SMALL), "unknown block 'globl'"),
         (("resnet32_cifar", "--plan-only", "--max-params", "10", *SMALL), "the nearest is"),
