@@ -61,15 +61,22 @@ class How:
 
 
 def teaching(card: Mapping[str, Any]) -> TeacherOptions:
-    """From which network a row learns, and how."""
+    """From which network a row learns, and how; a `UserError` where its weights are not those that the card means."""
     told = dict(card.get("teacher", {}))
-    path = told.pop("path", None)
+    path, wanted = told.pop("path", None), told.pop("sha256", None)
     unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
-    if unknown or (told and path is None):
+    if unknown or (path is None and (told or wanted)):
         raise UserError(
             f"teacher of the card: {', '.join(unknown) or 'path is missing'}; it has path and any of "
-            "distill, temperature, teacher_weight and views"
+            "sha256, distill, temperature, teacher_weight and views"
         )
+    if wanted is not None:
+        found = checksum(read_weights(path)[0])
+        if found != wanted:
+            raise UserError(
+                f"teacher of the card: sha256 of the weights of {path} is {found}, not {wanted!r}: they have "
+                "become others. Take the checkout that has those, or remove sha256 to learn from the new ones"
+            )
     return TeacherOptions(teacher=None if path is None else Path(path), **told)
 
 
@@ -142,13 +149,14 @@ def _teacher_used(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str,
     objective, path, named = told["objective"], told["teacher"]["path"], card["path"]
     found = {
         "path": named if path == full_path(Path(named)) else path,
+        "sha256": told["teacher"].get("sha256"),  # that of runs by earlier versions is not known
         "distill": objective["loss"],
         "temperature": objective["temperature"],
         "teacher_weight": objective["weight"],
         "views": objective["views"],
     }
     _refuse_others("teacher", found, card)
-    return found
+    return {key: value for key, value in found.items() if value is not None or key != "sha256"}
 
 
 def _refuse_others(name: str, found: Mapping[str, Any], card: Mapping[str, Any]) -> None:

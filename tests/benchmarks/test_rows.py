@@ -129,7 +129,8 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     assert f"1 epochs, learning from {folders / 'other'}, seed 0" in card_of(folders)["claim"]
     result = folders / "results" / "rows" / f"{ROW}.json"
     (run,) = json.loads(result.read_text())["runs"]
-    whole = {**taught, "distill": "kd", "temperature": 4.0, "teacher_weight": 0.9}
+    found = checksum(read_weights(folders / "other")[0])
+    whole = {**taught, "sha256": found, "distill": "kd", "temperature": 4.0, "teacher_weight": 0.9}
     assert run["teacher"] == card_of(folders)["teacher"] == whole
     rows.collect(ROW, None, runs)  # by a card that says it all
     path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "temperature": 2.0}}))
@@ -138,6 +139,13 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "path": "another"}}))
     with pytest.raises(UserError, match="another teacher than its card: path="):
         rows.collect(ROW, None, runs)
+    path.write_text(json.dumps({**with_teacher, "teacher": {**taught, "sha256": "0" * 64}}))
+    with pytest.raises(UserError, match="another teacher than its card: sha256="):
+        rows.collect(ROW, None, runs)
+    with pytest.raises(
+        UserError, match=f"weights of {folders / 'other'} is {found}, not '0+': they have become"
+    ):
+        rows.work(ROW, None, folders / "latest", until=float("inf"))
     path.write_text(json.dumps(plain))
     with pytest.raises(UserError, match="with a teacher, and its card names none"):
         rows.collect(ROW, None, runs)

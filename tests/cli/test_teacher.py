@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from globalcnn.cli import reporting
-from globalcnn.models.weights import read_weights
+from globalcnn.models.weights import checksum, read_weights
 
 from .test_mistakes import refused
 
@@ -31,7 +31,8 @@ def test_a_network_learns_from_a_run(run, blobs, trained, tmp_path):
     done = run(*words, "--teacher", trained, "--views", 2, "--out", tmp_path / "a")
     assert done.status == 0, done.err
     told = json.loads((tmp_path / "a" / "run.json").read_text())
-    assert told["teacher"] == {"path": str(trained), "model": "digits_conv"}
+    found = checksum(read_weights(trained)[0])
+    assert told["teacher"] == {"path": str(trained), "model": "digits_conv", "sha256": found}
     objective = {k: told["objective"][k] for k in ("name", "loss", "temperature", "views")}
     assert objective == {"name": "distillation", "loss": "kd", "temperature": 4.0, "views": 2}
     assert (tmp_path / "a" / "teacher.safetensors").is_file()

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..files import read_json
 from ..models import load_with_card
 from ..models.shipped import full_path
+from ..models.weights import checksum, read_weights
 from ..train import Distillation, Recipe, teacher_for
 from ..train.objectives_distill import loss_for
 from ..train.teacher import VIEWS, why_live
@@ -60,7 +61,8 @@ class TeacherOptions:
             views=0 if reason else self.views,
             label_smoothing=recipe.label_smoothing,
         )
-        return objective, {"teacher": {"path": full_path(self.teacher), "model": card.label}}
+        found = checksum(read_weights(self.teacher)[0])
+        return objective, {"teacher": {"path": full_path(self.teacher), "model": card.label, "sha256": found}}
 
     def _check_unused(self) -> None:
         given = [
