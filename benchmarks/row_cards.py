@@ -52,7 +52,12 @@ class How:
     @property
     def teachers(self) -> tuple[str, ...]:
         """From which networks the trainings learned."""
-        return tuple(dict.fromkeys(how.teacher["path"] for how in self.trainings if how.teacher))
+        return tuple(dict.fromkeys(path for how in self.trainings for path in how.own_teachers))
+
+    @property
+    def own_teachers(self) -> tuple[str, ...]:
+        """From which networks this training learned, those before it aside."""
+        return tuple(_each(self.teacher["path"])) if self.teacher else ()
 
     @property
     def alike(self) -> str:
@@ -60,24 +65,32 @@ class How:
         return repr([(how.recipe.replace(compile=False), how.teacher) for how in self.trainings])
 
 
+def _each(value: Any) -> list[Any]:
+    """What a card says of its teacher: one value, or a list where it has several."""
+    return value if isinstance(value, list) else [value]
+
+
 def teaching(card: Mapping[str, Any]) -> TeacherOptions:
-    """From which network a row learns, and how; a `UserError` where its weights are not those that the card means."""
+    """From which networks a row learns, and how; a `UserError` where their weights are not those that the card
+    means."""
     told = dict(card.get("teacher", {}))
-    path, wanted = told.pop("path", None), told.pop("sha256", None)
+    paths, wanted = _each(told.pop("path", [])), told.pop("sha256", None)
     unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
-    if unknown or (path is None and (told or wanted)):
+    if unknown or (not paths and (told or wanted)):
         raise UserError(
             f"teacher of the card: {', '.join(unknown) or 'path is missing'}; it has path and any of "
             "sha256, distill, temperature, teacher_weight and views"
         )
-    if wanted is not None:
+    if wanted is not None and len(_each(wanted)) != len(paths):
+        raise UserError(f"teacher of the card: {len(paths)} in path, and {len(_each(wanted))} in sha256")
+    for path, digest in zip(paths, [] if wanted is None else _each(wanted), strict=False):
         found = checksum(read_weights(path)[0])
-        if found != wanted:
+        if found != digest:
             raise UserError(
-                f"teacher of the card: sha256 of the weights of {path} is {found}, not {wanted!r}: they have "
+                f"teacher of the card: sha256 of the weights of {path} is {found}, not {digest!r}: they have "
                 "become others. Take the checkout that has those, or remove sha256 to learn from the new ones"
             )
-    return TeacherOptions(teacher=None if path is None else Path(path), **told)
+    return TeacherOptions(teacher=tuple(map(Path, paths)), **told)
 
 
 def initial_weights(
@@ -148,7 +161,7 @@ def _teacher_used(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str,
     """The whole of `teacher`, as a training used it."""
     objective, path, named = told["objective"], told["teacher"]["path"], card["path"]
     found = {
-        "path": named if path == full_path(Path(named)) else path,
+        "path": named if _each(path) == [full_path(one) for one in _each(named)] else path,
         "sha256": told["teacher"].get("sha256"),  # that of runs by earlier versions is not known
         "distill": objective["loss"],
         "temperature": objective["temperature"],

@@ -5,8 +5,9 @@
 
 A row is `weights/NETWORK-DATA.json` with `network`, `data`, `seeds`, `recipe` (fields; those that are left out have the
 modern recipe's values, and `--collect` adds them) and `shipped_seed`. Where it learns from a trained network it has
-`teacher`: `path` (a run folder, file or name of weights that come with the library) and any of `distill`,
-`temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Where it goes on from weights of
+`teacher`: `path` (a run folder, file or name of weights that come with the library; a list of them, where the mean of
+their logits counts), the `sha256` of their weights (which `--collect` adds: others are refused then) and any of
+`distill`, `temperature`, `teacher_weight` and `views`, as the options of `globalcnn train`. Where it goes on from weights of
 weights/, with a new optimiser and schedule, it has `init`: `path`, the name of their row, and `seed`, theirs (default
 the shipped one). `--collect` adds how they were trained; where weights/ has others by then, they are trained again
 first, in RUNS/ROW-seedSEED-before.
@@ -246,8 +247,9 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     seeds = f"seed {next(iter(each))}"
     if len(each) > 1:
         seeds = f"mean of seeds {', '.join(each)}, which span {100 * spread:.2f} points"
-    taught = f", learning from {first['teacher']['path']}" if first.get("teacher") else ""
-    *before, _ = How.of(first).epochs
+    how = How.of(first)
+    taught = f", learning from {' and '.join(how.own_teachers)}" if how.own_teachers else ""
+    *before, _ = how.epochs
     begun = f" from weights of {sum(before)} earlier epochs" if before else ""
     without = " without the earlier epochs" if before else ""
     words = (

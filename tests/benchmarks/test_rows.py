@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,6 +161,36 @@ def test_a_row_learns_from_the_teacher_of_its_card_and_says_so(folders):
     path.write_text(json.dumps({**plain, "teacher": {"path": "x", "view": 2}}))
     with pytest.raises(UserError, match="teacher of the card: view"):
         rows.work(ROW, None, folders / "latest", until=float("inf"))
+
+
+def test_a_row_learns_from_several_teachers(folders):
+    paths = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        net, paths = create_model("digits_conv"), [*paths, str(folders / f"other{seed}")]
+        train(net, few_images(), Recipe().replace(**RECIPE), out=Path(paths[-1]), device="cpu")
+    card = {**card_of(folders), "seeds": [0], "teacher": {"path": paths, "views": 1}}
+    path = folders / "weights" / f"{ROW}.json"
+    path.write_text(json.dumps(card))
+    assert rows.work(ROW, None, folders / "runs", until=float("inf"), device="cpu")
+    rows.collect(ROW, None, folders / "runs")
+    said = card_of(folders)
+    assert f"learning from {paths[0]} and {paths[1]}, seed 0" in said["claim"]
+    assert said["teacher"]["path"] == paths
+    found = [checksum(read_weights(one)[0]) for one in paths]
+    assert said["teacher"]["sha256"] == found
+    assert found[0] != found[1]
+    rows.collect(ROW, None, folders / "runs")  # by a card that says it all
+    assert card_of(folders) == said
+    for wanted, why in (
+        (found[::-1], f"weights of {paths[0]} is {found[0]}, not {found[1]!r}"),
+        (found[:1], "2 in path, and 1 in sha256"),
+    ):
+        path.write_text(json.dumps({**said, "teacher": {**said["teacher"], "sha256": wanted}}))
+        with pytest.raises(UserError, match=why):
+            rows.work(ROW, None, folders / "latest", until=float("inf"), device="cpu")
+        with pytest.raises(UserError, match="another teacher than its card: sha256="):
+            rows.collect(ROW, None, folders / "runs")
 
 
 def test_a_row_goes_on_from_the_weights_of_its_card_and_says_so(folders):

@@ -41,6 +41,23 @@ def test_a_network_learns_from_a_run(run, blobs, trained, tmp_path):
     assert run("eval", tmp_path / "a").status == 0
 
 
+def test_a_network_learns_from_several_runs(run, blobs, trained, tmp_path):
+    words = ("train", "digits_conv", "--data", f"npz:{blobs}", *QUICK)
+    other = tmp_path / "other"
+    assert run(*words, "--seed", 3, "--out", other).status == 0
+    taught = ("--teacher", trained, "--teacher", other, "--views", 1)
+    done = run(*words, *taught, "--out", tmp_path / "a")
+    assert done.status == 0, done.err
+    told = json.loads((tmp_path / "a" / "run.json").read_text())["teacher"]
+    assert (told["path"], told["model"]) == ([str(trained), str(other)], ["digits_conv"] * 2)
+    assert told["sha256"] == [checksum(read_weights(folder)[0]) for folder in (trained, other)]
+    again = ("--recipe", tmp_path / "a" / "run.json", "--out", tmp_path / "b")
+    said = f"learned from {trained} and {other} too; here the labels alone count"
+    assert said in run(*words[:4], *again).out.replace("\n", " ")
+    wrong = run(*words, *taught, "--teacher-model", "digits_conv", "--out", tmp_path / "c")
+    refused(wrong, "--teacher-model digits_conv says how one teacher is built, and there are 2")
+
+
 def test_the_recipe_of_a_training_with_a_teacher_names_the_teacher_that_it_leaves_out(
     run, blobs, trained, tmp_path
 ):

@@ -78,6 +78,25 @@ def test_the_loss_is_the_labels_and_the_teacher(loss: str, share: float) -> None
     assert student.weight.grad is not None
 
 
+def test_of_several_teachers_the_mean_of_the_logits_counts() -> None:
+    images, labels = torch.randn(3, 3, 1, 1), torch.tensor([0, 1, 2])
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(3, 3)) for _ in range(3)]
+    columns, scale = torch.tensor([2, 0, 1]), torch.tensor([2.0, 3.0, 4.0]).view(-1, 1, 1)
+    shift = torch.ones(3, 1, 1)
+    teachers = [Teacher(nets[0]), Teacher(nets[1], scale=scale, shift=shift, columns=columns)]
+    mean = (nets[0](images) + nets[1](images * scale + shift)[:, columns]) / 2
+    goal = Distillation(teachers, loss="kd", weight=1.0, views=0)
+    outcome = goal(nets[2], images, labels)
+    assert torch.allclose(outcome.loss, kd_loss(nets[2](images), mean, 4.0), atol=1e-6)
+    outcome.loss.backward()
+    assert nets[0][1].weight.grad is None
+    alone = Distillation(teachers[:1], views=0)
+    assert alone.describe() == Distillation(teachers[0], views=0).describe()
+    others = ([teachers[0], Teacher(nets[1])], [Teacher(nets[1]), teachers[0]], teachers[:1])
+    told = {Distillation(given, views=0).describe()["teacher"] for given in (teachers, *others)}
+    assert len(told) == 4, "the checksum covers each teacher, its images and its classes"
+
+
 def training_of(data: DataSource, folder: Path | None = None, **changed: Any) -> Training:
     augmentation = Augmentation(crop_padding=2, fixed_views=3)
     values = {"seed": 1, "device": torch.device("cpu"), "writes": True, **changed}
@@ -297,5 +316,11 @@ def test_a_teacher_of_other_classes_or_images_is_refused(classes, changed, words
 def test_settings_are_checked(settings, words) -> None:
     with pytest.raises(UserError, match=words):
         Distillation(Teacher(nn.Linear(2, 2)), **settings)
-    with pytest.raises(UserError, match="teacher must be a Teacher"):
-        Distillation(nn.Linear(2, 2))  # type: ignore[arg-type]
+    for given in (nn.Linear(2, 2), [Teacher(nn.Linear(2, 2)), nn.Linear(2, 2)]):
+        with pytest.raises(UserError, match=r"teacher must be a Teacher, .* or a list of them, not Linear"):
+            Distillation(given)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="holds no teacher"):
+        Distillation([])
+    goal = Distillation([Teacher(nn.Linear(2, 2)), Teacher(nn.Linear(2, 3))], views=0)
+    with pytest.raises(UserError, match="the teachers give 2, 3 logits"):
+        goal(nn.Linear(2, 2), torch.zeros(1, 2), torch.tensor([0]))

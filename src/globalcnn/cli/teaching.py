@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from ..data import DataSource
 from ..errors import UserError
 from ..files import read_json
@@ -21,14 +23,15 @@ from .console import say
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """A trained network to learn from."""
+    """Trained networks to learn from."""
 
-    teacher: Path | None = None
+    teacher: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Learn also from the logits of the network in this run folder or .safetensors file, or with this name
-    among the weights that come with the library; it knows the classes of the data."""
+    among the weights that come with the library; it knows the classes of the data. Given several times: from
+    the mean of their logits."""
     teacher_model: str | None = None
-    """That network, where the file does not say how it is built: a name, my_net.py:build or
-    package.module:function."""
+    """That network, where its file does not say how it is built: a name, my_net.py:build or
+    package.module:function; for one teacher."""
     distill: str | None = None
     """How: kd (softened shares, Hinton et al. 2015) or dist (correlations between and within classes, Huang
     et al. 2022). Default: kd below 20 classes, dist from there on."""
@@ -46,23 +49,32 @@ class TeacherOptions:
         """The objective, None without a teacher, and what run.json notes of it. Says where the teacher runs
         in every step.
         """
-        if self.teacher is None:
+        if not self.teacher:
             self._check_unused()
             return None, {}
-        model, card = load_with_card(self.teacher, model=self.teacher_model)
+        if self.teacher_model is not None and len(self.teacher) > 1:
+            raise UserError(
+                f"--teacher-model {self.teacher_model} says how one teacher is built, and there are "
+                f"{len(self.teacher)}: give weights that globalcnn wrote, whose files say it themselves"
+            )
+        loaded = [load_with_card(path, model=self.teacher_model) for path in self.teacher]
         reason = why_live(data, recipe)
         if reason and self.views:
             say(f"note: the teacher runs in every step: {reason}, so its logits cannot be kept")
         objective = Distillation(
-            teacher_for(model, card, data),
+            [teacher_for(model, card, data) for model, card in loaded],
             loss=loss_for(len(data.classes)) if self.distill is None else self.distill,
             temperature=self.temperature,
             weight=self.teacher_weight,
             views=0 if reason else self.views,
             label_smoothing=recipe.label_smoothing,
         )
-        found = checksum(read_weights(self.teacher)[0])
-        return objective, {"teacher": {"path": full_path(self.teacher), "model": card.label, "sha256": found}}
+        told = {
+            "path": [full_path(path) for path in self.teacher],
+            "model": [card.label for _, card in loaded],
+            "sha256": [checksum(read_weights(path)[0]) for path in self.teacher],
+        }
+        return objective, {"teacher": told if len(loaded) > 1 else {key: one for key, (one,) in told.items()}}
 
     def _check_unused(self) -> None:
         given = [
@@ -82,7 +94,7 @@ class TeacherOptions:
             )
 
 
-def note_left_out(recipe: str, options: Mapping[str, Path | None] | None = None) -> None:
+def note_left_out(recipe: str, options: Mapping[str, object] | None = None) -> None:
     """Say that the training in a .json file had a teacher, or initial weights, where this one has none.
 
     options: values of --teacher and --init; None for a command without them.
@@ -92,14 +104,15 @@ def note_left_out(recipe: str, options: Mapping[str, Path | None] | None = None)
         ("init", "went on from the weights {}; here all start anew", "to start from some"),
     ):
         found = _named_in(recipe, name)
-        if found is not None and (options is None or options[name] is None):
+        if found is not None and not (options or {}).get(name):
             more = "" if options is None else f"; give --{name} {way_out}"
             say(f"note: the training in {recipe} {what.format(found)}{more}")
 
 
 def _named_in(recipe: str, name: str) -> str | None:
-    """The path of the teacher or initial weights that a card of weights/ or a run.json names."""
+    """The paths of the teachers or initial weights that a card of weights/ or a run.json names."""
     content = read_json(recipe) if recipe.endswith(".json") else None
     told = content.get(name) if isinstance(content, dict) else None
     path = told.get("path") if isinstance(told, dict) else told
-    return path if isinstance(path, str) else None
+    paths = [one for one in (path if isinstance(path, list) else [path]) if isinstance(one, str)]
+    return " and ".join(paths) or None

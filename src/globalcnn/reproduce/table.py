@@ -214,7 +214,12 @@ def _trainings(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _teachers(content: dict[str, Any]) -> list[str]:
     """From which networks those trainings learned besides the labels."""
     named = [told["teacher"] for told in _trainings(content) if isinstance(told.get("teacher"), dict)]
-    return list(dict.fromkeys(str(teacher.get("path")) for teacher in named))
+    return list(dict.fromkeys(str(path) for teacher in named for path in _each(teacher.get("path"))))
+
+
+def _each(path: object) -> list[object]:
+    """The paths of a teacher: one, or a list."""
+    return path if isinstance(path, list) else [path]
 
 
 def _epochs_before(content: dict[str, Any]) -> int:

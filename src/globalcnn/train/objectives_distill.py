@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
 import torch
@@ -14,7 +14,7 @@ from ..errors import UserError, UserTypeError, unknown_name
 from .folder import TEACHER
 from .objectives import CrossEntropy, Objective, Outcome, Place, Training, only_logits
 from .objectives_features import FeatureError, captured, normalised_error, submodule
-from .teacher import VIEWS, Teacher, kept_logits
+from .teacher import VIEWS, Teacher, kept_logits, mean_teacher
 
 MANY_CLASSES: Final = (
     20  # from here on the relations between classes and images carry more than softened shares
@@ -80,7 +80,8 @@ class Distillation(Objective):
     To it comes `features`, where given: the error of the features before pooling, with a weight that fades.
     With `only_features` nothing else is minimised, for data with few images per class.
 
-    teacher: see `globalcnn.train.Teacher`. temperature: divides both networks' logits.
+    teacher: see `globalcnn.train.Teacher`; of several the mean of their logits counts.
+    temperature: divides both networks' logits.
     views: the teacher's logits are computed once over so many fixed augmented views of each training image,
         kept in the run folder, and every epoch shows one view of each image; 0 runs the teacher in every
         step, on any data. A feature error runs the teacher too, as long as it has a weight.
@@ -89,7 +90,7 @@ class Distillation(Objective):
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Teacher | Sequence[Teacher],
         *,
         loss: str = "kd",
         temperature: float = 4.0,
@@ -99,10 +100,15 @@ class Distillation(Objective):
         features: FeatureError | None = None,
         only_features: bool = False,
     ) -> None:
-        if not isinstance(teacher, Teacher):
-            raise UserTypeError(
-                f"teacher must be a Teacher, such as Teacher(model), not {type(teacher).__name__}"
-            )
+        teachers = tuple(teacher) if isinstance(teacher, (list, tuple)) else (teacher,)
+        for one in teachers:
+            if not isinstance(one, Teacher):
+                raise UserTypeError(
+                    "teacher must be a Teacher, such as Teacher(model), or a list of them, not "
+                    f"{type(one).__name__}"
+                )
+        if not teachers:
+            raise UserError("teacher=[] holds no teacher: give one or more, such as [Teacher(model)]")
         if loss not in LOSSES:
             raise unknown_name("distillation", loss, LOSSES)
         if isinstance(views, bool) or not isinstance(views, int) or not 0 <= views <= 1000:
@@ -113,7 +119,7 @@ class Distillation(Objective):
             raise UserError(
                 "only_features=True minimises nothing else, so its features must not fade: epochs=None"
             )
-        self.teacher, self.kind = teacher, loss
+        self.teacher, self.kind = mean_teacher(teachers), loss
         self.temperature = _above_zero("temperature", temperature)
         self.weight = _above_zero("weight", WEIGHTS[loss] if weight is None else weight)
         if loss == "kd" and self.weight > 1:
@@ -123,7 +129,7 @@ class Distillation(Objective):
         self._labels = CrossEntropy(label_smoothing=label_smoothing)
         self._logits: Tensor | None = None
         self._place = Place(0.0, None)
-        self._checksum = teacher.checksum()
+        self._checksum = self.teacher.checksum()
 
     def setup(self, model: nn.Module, *, device: torch.device) -> nn.Module | None:
         if self.features is not None:

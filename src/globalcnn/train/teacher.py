@@ -33,7 +33,7 @@ LARGEST_HALF = 60000.0
 
 
 @final
-class Teacher:
+class Teacher(nn.Module):
     """A trained network in eval mode, without gradients: images of the data to logits of its classes.
 
     model: put into eval mode, and used as it is: its weights must not change meanwhile.
@@ -52,35 +52,63 @@ class Teacher:
         columns: Tensor | None = None,
         label: str = "",
     ) -> None:
+        super().__init__()
         self.model = model.eval()
         self.label = label or type(model).__name__
-        self._scale, self._shift, self._columns = scale, shift, columns
-
-    def to(self, device: torch.device) -> Teacher:
-        """Move network and constants there."""
-        self.model.to(device)
-        moved = [None if t is None else t.to(device) for t in (self._scale, self._shift, self._columns)]
-        self._scale, self._shift, self._columns = moved
-        return self
+        self.scale: Tensor | None
+        self.shift: Tensor | None
+        self.columns: Tensor | None
+        for name, value in (("scale", scale), ("shift", shift), ("columns", columns)):
+            self.register_buffer(name, value)
 
     def seen(self, images: Tensor) -> Tensor:
         """The images as the teacher's training normalised them."""
-        if self._scale is None or self._shift is None:
+        if self.scale is None or self.shift is None:
             return images
-        return images * self._scale + self._shift
+        return images * self.scale + self.shift
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes of the data) in float32 of images normalised for the student."""
         self.model.eval()
         logits = checked_logits(self.model(self.seen(images)), len(images)).float()
-        return logits if self._columns is None else logits[:, self._columns]
+        return logits if self.columns is None else logits[:, self.columns]
 
     def checksum(self) -> str:
         """sha256 over its weights, and over what it makes of images and classes."""
-        own = {"scale": self._scale, "shift": self._shift, "columns": self._columns}
+        own = {"scale": self.scale, "shift": self.shift, "columns": self.columns}
         told = {k: None if v is None else v.flatten().tolist() for k, v in own.items()}
         return checksum(self.model.state_dict(), json.dumps(told))
+
+
+def mean_teacher(teachers: Sequence[Teacher]) -> Teacher:
+    """Several teachers as one: the mean of their logits, so the geometric mean of their shares.
+
+    At any temperature. Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network",
+    2015, section 2.
+
+    >>> one, other = (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2))
+    >>> images = torch.ones(1, 1, 2, 2)
+    >>> mean = mean_teacher([Teacher(one), Teacher(other)])(images)
+    >>> torch.allclose(mean, (one(images) + other(images)) / 2)
+    True
+    """
+    if len(teachers) == 1:
+        return teachers[0]
+    return Teacher(_MeanOfLogits(teachers), label=" and ".join(teacher.label for teacher in teachers))
+
+
+class _MeanOfLogits(nn.Module):
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        super().__init__()
+        self.teachers = nn.ModuleList(teachers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = [teacher(images) for teacher in self.teachers]
+        if len({one.shape for one in logits}) > 1:
+            each = ", ".join(str(one.shape[1]) for one in logits)
+            raise UserError(f"the teachers give {each} logits: they need the same classes")
+        return torch.stack(logits).mean(dim=0)
 
 
 def teacher_for(model: nn.Module, card: Card, data: DataSource) -> Teacher:
