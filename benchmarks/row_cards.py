@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from globalcnn.cli.teaching import TeacherOptions
+from globalcnn.data import DataSource
 from globalcnn.errors import UserError
 from globalcnn.files import read_json
 from globalcnn.models.shipped import full_path
 from globalcnn.models.weights import checksum, read_weights
-from globalcnn.train import Recipe
+from globalcnn.train import Objective, Recipe
 from globalcnn.train.recipe import completed
 
 
@@ -70,10 +71,13 @@ def _each(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def teaching(card: Mapping[str, Any]) -> TeacherOptions:
+def teaching(card: Mapping[str, Any], begun: Path | None = None) -> TeacherOptions:
     """From which networks a row learns, and how; a `UserError` where their weights are not those that the card
-    means."""
-    told = dict(card.get("teacher", {}))
+    means.
+
+    begun: the initial weights, also of a teacher that has the `path` and `sha256` of the card's `init`.
+    """
+    told, init = dict(card.get("teacher", {})), card.get("init", {})
     paths, wanted = _each(told.pop("path", [])), told.pop("sha256", None)
     unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
     if unknown or (not paths and (told or wanted)):
@@ -81,16 +85,35 @@ def teaching(card: Mapping[str, Any]) -> TeacherOptions:
             f"teacher of the card: {', '.join(unknown) or 'path is missing'}; it has path and any of "
             "sha256, distill, temperature, teacher_weight and views"
         )
-    if wanted is not None and len(_each(wanted)) != len(paths):
-        raise UserError(f"teacher of the card: {len(paths)} in path, and {len(_each(wanted))} in sha256")
-    for path, digest in zip(paths, [] if wanted is None else _each(wanted), strict=False):
-        found = checksum(read_weights(path)[0])
+    digests = [None] * len(paths) if wanted is None else _each(wanted)
+    if len(digests) != len(paths):
+        raise UserError(f"teacher of the card: {len(paths)} in path, and {len(digests)} in sha256")
+    files = []
+    for path, digest in zip(paths, digests, strict=True):
+        file = Path(path)
+        if begun is not None and digest is not None:
+            file = begun if (path, digest) == (init.get("path"), init.get("sha256")) else file
+        found = None if digest is None else checksum(read_weights(file)[0])
         if found != digest:
             raise UserError(
                 f"teacher of the card: sha256 of the weights of {path} is {found}, not {digest!r}: they have "
                 "become others. Take the checkout that has those, or remove sha256 to learn from the new ones"
             )
-    return TeacherOptions(teacher=tuple(map(Path, paths)), **told)
+        files.append(file)
+    return TeacherOptions(teacher=tuple(files), **told)
+
+
+def objective_of(
+    card: Mapping[str, Any], data: DataSource, recipe: Recipe, begun: Path | None
+) -> tuple[Objective | None, dict[str, Any]]:
+    """The objective of a row (None: the labels alone), and what run.json notes of its teacher: of initial weights
+    that are a teacher too the name that the card gives them, wherever their file is."""
+    objective, told = teaching(card, begun).objective(data, recipe)
+    if told and begun is not None:
+        path = told["teacher"]["path"]
+        named = [card["init"]["path"] if one == full_path(begun) else one for one in _each(path)]
+        told["teacher"]["path"] = named if isinstance(path, list) else named[0]
+    return objective, told
 
 
 def initial_weights(

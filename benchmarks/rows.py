@@ -49,7 +49,7 @@ from globalcnn.train.progress import EpochResult
 from globalcnn.train.recipe import completed
 
 from .pages import RESULTS, ROOT, put, table
-from .row_cards import How, initial_weights, teaching, used
+from .row_cards import How, initial_weights, objective_of, used
 from .stretches import EndsAt, OutOfTime
 
 WEIGHTS = ROOT / "weights"
@@ -112,7 +112,7 @@ def _train(
     data = load_data(card["data"], data_dir=data_dir, validation=recipe.validation, seed=0)
     torch.manual_seed(seed)
     model = create_model(card["network"], num_classes=len(data.classes), in_chans=data.in_chans)
-    notes = {}
+    notes, file = {}, None
     if "init" in card:
         begun = initial_weights(card["init"], WEIGHTS, RESULTS / "rows")
         if begun is None:
@@ -120,7 +120,7 @@ def _train(
         file, notes["init"] = begun
         for line in start_from(model, file):
             raise UserError(f"init of the card: {file} is of another network or other data: {line}")
-    objective, told = teaching(card).objective(data, recipe)
+    objective, told = objective_of(card, data, recipe, file)
     with Telling(until, label) as reporter:
         train(
             model, data, recipe, objective=objective, out=out, seed=seed, device=device,

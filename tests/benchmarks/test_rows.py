@@ -12,6 +12,7 @@ from benchmarks import rows
 from benchmarks.row_cards import How
 from globalcnn import UserError, create_model, data
 from globalcnn.cli.verify import accuracy_of
+from globalcnn.models import shipped, weights
 from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Recipe, train
 
@@ -229,6 +230,35 @@ def test_a_row_goes_on_from_the_weights_of_its_card_and_says_so(folders):
     path.write_text(json.dumps({k: v for k, v in said.items() if k != "init"}))
     with pytest.raises(UserError, match="trained with initial weights, and its card names none"):
         rows.collect(ROW, None, folders / "later")
+
+
+def test_initial_weights_that_are_a_teacher_too_are_trained_again_for_both(folders, monkeypatch):
+    path = folders / "weights" / f"{ROW}.json"
+    train_seed(folders / "runs", 0)
+    rows.collect(ROW, None, folders / "runs")
+    first = folders / "weights" / f"{ROW}.safetensors"
+    monkeypatch.setattr(shipped, "weights_folder", lambda: folders / "weights")
+    monkeypatch.setattr(shipped, "shipped_file", lambda name: first if name == ROW else None)
+    monkeypatch.setattr(weights, "shipped_file", lambda name: first if name == ROW else None)
+    digest = checksum(read_weights(first)[0])
+    card = {**card_of(folders), "seeds": [1], "shipped_seed": 1}
+    card |= {"init": {"path": ROW, "seed": 0}, "teacher": {"path": [ROW, ROW], "views": 1}}
+    path.write_text(json.dumps(card))
+    assert rows.work(ROW, None, folders / "later", until=float("inf"), device="cpu")
+    rows.collect(ROW, None, folders / "later")
+    said = card_of(folders)
+    assert (said["teacher"]["path"], said["teacher"]["sha256"]) == ([ROW, ROW], [digest, digest])
+    assert checksum(read_weights(first)[0]) != digest
+    assert rows.work(ROW, None, folders / "latest", until=float("inf"), device="cpu")
+    a, b = (
+        read_weights(folders / name / f"{ROW}-seed1" / "last.safetensors")[0] for name in ("later", "latest")
+    )
+    assert checksum(a) == checksum(b)
+    rows.collect(ROW, None, folders / "latest")
+    assert card_of(folders)["teacher"] == said["teacher"]
+    path.write_text(json.dumps({**said, "teacher": {**said["teacher"], "sha256": ["0" * 64] * 2}}))
+    with pytest.raises(UserError, match="they have become others"):
+        rows.work(ROW, None, folders / "last", until=float("inf"), device="cpu")
 
 
 @pytest.mark.parametrize(
