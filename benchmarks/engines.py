@@ -27,6 +27,8 @@ SITUATIONS: tuple[Situation, ...] = (
     (("resnet_global_cifar", "resnet32_cifar"), (1, 64, 512), None),
     (("resnet_depthwise_cifar", "resnet32_cifar"), (1, 64, 512), None),
     (("resnet_global_tiny_cifar", "resnet_tiny_cifar"), (1, 64), None),
+    (("wide_resnet_global_tiny_cifar", "wide_resnet_tiny_cifar"), (1, 64), None),
+    (("global_mnist", "resnet_mnist"), (1, 64), None),
     (("densenet_global_cifar", "densenet_cifar"), (1, 64), None),
     (("mobilenetv2_global", "mobilenetv2_100"), (1,), 224),
     (("efficientnet_b0_global", "efficientnet_b0"), (1,), 224),

@@ -33,7 +33,7 @@ def images(tmp_path, monkeypatch):
         save(model(batch).argmax(1).numpy())
     loaded = []
 
-    def load(name, data_dir=None):
+    def load(name, data_dir=None, download=False):
         loaded.append(name)
         return load_data(f"npz:{path}")
 
@@ -64,6 +64,15 @@ def test_a_claim_that_does_not_hold(run, images, tmp_path, monkeypatch):
     done = run("verify", "resnet32_cifar-cifar10", "--device", "cpu")
     assert done.status == 1
     assert "claims that do not hold: resnet32_cifar-cifar10" in done.out
+
+
+def test_all_data_is_there_before_the_first_row_is_evaluated(run, tmp_path):
+    x, y = np.zeros((20, 28, 28), dtype=np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    done = run("verify", "resnet_mnist-mnist", "resnet32_cifar-cifar10", "--data-dir", tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert "'cifar10' needs it" in done.err
+    assert "resnet32_cifar-cifar10 needs it, not all rows do: globalcnn verify ROW checks one" in done.err
 
 
 @pytest.mark.parametrize(

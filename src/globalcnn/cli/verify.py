@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -31,6 +32,8 @@ class Args:
     """Which weights, as network-data. Default: all."""
     data_dir: Path | None = None
     """Folder that holds mnist, cifar10 and cifar100, as far as the rows need them."""
+    download: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Download those that are not there into --data-dir."""
     batch_size: int = 256
     """Images per step."""
     device: str = "auto"
@@ -45,6 +48,21 @@ def accuracy_of(weights: Path, data: DataSource, batch_size: int, *, device: tor
     return evaluate(model.to(device), loader, card.num_classes, labels_as=numbers).accuracy
 
 
+def _sources(cards: Mapping[str, Mapping[str, Any]], args: Args) -> dict[str, DataSource]:
+    """The data that the rows need, all of it before the first is evaluated."""
+    sources: dict[str, DataSource] = {}
+    for name, about in cards.items():
+        if about["data"] in sources:
+            continue
+        try:
+            sources[about["data"]] = load_data(about["data"], data_dir=args.data_dir, download=args.download)
+        except UserError as error:
+            others = [row for row, card in cards.items() if card["data"] != about["data"]]
+            some = f"; {name} needs it, not all rows do: globalcnn verify ROW checks one" if others else ""
+            raise UserError(f"{error}{some}") from error
+    return sources
+
+
 def run(args: Args) -> None:
     """Evaluate, print, fail where a claim does not hold."""
     checked_device(args.device)
@@ -57,11 +75,12 @@ def run(args: Args) -> None:
         if row not in shipped_names():
             raise unknown_name("row", row, shipped_names())
     device = make_accelerator(args.device, "no").device
+    cards = {name: shipped_card(name, folder) for name in dict.fromkeys(args.rows or shipped_names())}
+    sources = _sources(cards, args)
     rows, broken = [], []
-    for name in args.rows or shipped_names():
-        about = shipped_card(name, folder)
-        claim = about["test_accuracy"][str(about["shipped_seed"])]
-        data = load_data(about["data"], data_dir=args.data_dir)
+    for number, (name, about) in enumerate(cards.items(), start=1):
+        claim, data = about["test_accuracy"][str(about["shipped_seed"])], sources[about["data"]]
+        say(f"{number} of {len(cards)}: {name} on {data.size('test'):,} test images")
         accuracy = accuracy_of(folder / f"{name}.safetensors", data, args.batch_size, device=device)
         holds = accuracy >= claim - TOLERANCE
         told, measured = percent(claim), percent(accuracy)
