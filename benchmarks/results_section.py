@@ -164,6 +164,9 @@ def evidence() -> str:
             "300 for CIFAR); [recipes, hardware, weights](weights/README.md).",
             reached(),
             f"With a residual depthwise block in the place of the Global layer, by one recipe: {'; '.join(beside)}.",
+            "Check it: `globalcnn verify --data-dir DIR` evaluates the weights that come with the library, `globalcnn bench "
+            "--tables engines` measures the times; [results/](results/README.md) has every figure with the command "
+            "that wrote it.",
         )
     )
 
