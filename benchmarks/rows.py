@@ -118,6 +118,7 @@ def _train(
         if begun is None:
             begun = _again(card, out, label, data_dir=data_dir, until=until, device=device)
         file, notes["init"] = begun
+        _check_same_start(out, label, notes["init"]["sha256"])
         for line in start_from(model, file):
             raise UserError(f"init of the card: {file} is of another network or other data: {line}")
     objective, told = objective_of(card, data, recipe, file)
@@ -126,6 +127,17 @@ def _train(
             model, data, recipe, objective=objective, out=out, seed=seed, device=device,
             resume=(out / "run.json").is_file(), reporter=reporter, notes=notes | told,
         )  # fmt: skip
+
+
+def _check_same_start(out: Path, label: str, digest: str) -> None:
+    """A `UserError` where a training that goes on began from other weights than those that its card means now."""
+    told = read_json(out / "run.json") if (out / "run.json").is_file() else {}
+    before = told.get("init", {}).get("sha256", digest)
+    if before != digest:
+        raise UserError(
+            f"{label}: it began from weights with sha256 {before}, and init of the card means {digest} now: take "
+            f"the checkout that has those, or remove {out}"
+        )
 
 
 def _again(card: Mapping[str, Any], out: Path, label: str, **where: Any) -> tuple[Path, dict[str, Any]]:

@@ -261,6 +261,22 @@ def test_initial_weights_that_are_a_teacher_too_are_trained_again_for_both(folde
         rows.work(ROW, None, folders / "last", until=float("inf"), device="cpu")
 
 
+def test_a_training_does_not_go_on_after_its_initial_weights_have_become_others(folders):
+    path = folders / "weights" / f"{ROW}.json"
+    train_seed(folders / "runs", 0)
+    rows.collect(ROW, None, folders / "runs")
+    recipe = {**card_of(folders)["recipe"], "epochs": 2}
+    init = {"path": ROW, "seed": 0}
+    path.write_text(json.dumps({**card_of(folders), "seeds": [1], "recipe": recipe, "init": init}))
+    later = folders / "later"
+    assert not rows.work(ROW, None, later, until=0.0, device="cpu")  # the time is over after an epoch
+    train_seed(folders / "others", 0, lr=0.5)
+    other = folders / "others" / f"{ROW}-seed0" / "last.safetensors"
+    (folders / "weights" / f"{ROW}.safetensors").write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match=r"seed 1: it began from weights with sha256 .* means .* now: take"):
+        rows.work(ROW, None, later, until=float("inf"), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("init", "why"),
     [
