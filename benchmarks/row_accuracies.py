@@ -12,7 +12,7 @@ from globalcnn.reproduce.rows import published_rows
 from globalcnn.reproduce.table import DATASETS
 
 from .pages import RESULTS, table
-from .row_cards import How
+from .row_cards import How, enumerated
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Trained:
         >>> Trained("mnist", (0, 1), How(Recipe(epochs=9), {"path": "large-mnist"}), 99.14).words()
         '99.14 after 9 epochs, learning from `large-mnist` (mean of 2 seeds)'
         """
-        teachers = ", ".join(f"`{path}`" for path in self.how.teachers)
-        taught = f", learning from {teachers}" if teachers else ""
+        teachers = [name if " " in name else f"`{name}`" for name in self.how.teachers]
+        taught = f", learning from {enumerated(teachers)}" if teachers else ""
         mean = f" (mean of {len(self.seeds)} seeds)" if len(self.seeds) > 1 else ""
         return f"{self.accuracy:.2f} after {self.epochs} epochs{taught}{mean}"
 

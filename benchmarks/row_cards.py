@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,14 @@ class How:
 
     @property
     def own_teachers(self) -> tuple[str, ...]:
-        """From which networks this training learned, those before it aside."""
-        return tuple(_each(self.teacher["path"])) if self.teacher else ()
+        """From which networks this training learned, those before it aside.
+
+        >>> How.of({"recipe": {}, "teacher": {"path": ["a", "b"]}, "init": {"path": "b"}}).own_teachers
+        ('a', 'its initial weights')
+        """
+        itself = (self.init or {}).get("path")
+        paths = _each(self.teacher["path"]) if self.teacher else []
+        return tuple("its initial weights" if path == itself else path for path in paths)
 
     @property
     def alike(self) -> str:
@@ -69,6 +75,16 @@ class How:
 def _each(value: Any) -> list[Any]:
     """What a card says of its teacher: one value, or a list where it has several."""
     return value if isinstance(value, list) else [value]
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """In one phrase.
+
+    >>> enumerated(("a", "b", "c"))
+    'a, b and c'
+    """
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def teaching(card: Mapping[str, Any], begun: Path | None = None) -> TeacherOptions:

@@ -49,7 +49,7 @@ from globalcnn.train.progress import EpochResult
 from globalcnn.train.recipe import completed
 
 from .pages import RESULTS, ROOT, put, table
-from .row_cards import How, initial_weights, objective_of, used
+from .row_cards import How, enumerated, initial_weights, objective_of, used
 from .stretches import EndsAt, OutOfTime
 
 WEIGHTS = ROOT / "weights"
@@ -260,7 +260,7 @@ def claim(network: str, data: str, done: dict[int, dict[str, Any]]) -> dict[str,
     if len(each) > 1:
         seeds = f"mean of seeds {', '.join(each)}, which span {100 * spread:.2f} points"
     how = How.of(first)
-    taught = f", learning from {' and '.join(how.own_teachers)}" if how.own_teachers else ""
+    taught = f", learning from {enumerated(how.own_teachers)}" if how.own_teachers else ""
     *before, _ = how.epochs
     begun = f" from weights of {sum(before)} earlier epochs" if before else ""
     without = " without the earlier epochs" if before else ""
