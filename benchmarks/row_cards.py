@@ -10,7 +10,7 @@ from typing import Any
 from globalcnn.cli.teaching import TeacherOptions
 from globalcnn.data import DataSource
 from globalcnn.errors import UserError
-from globalcnn.files import read_json
+from globalcnn.files import as_list, read_json
 from globalcnn.models.shipped import full_path
 from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Objective, Recipe
@@ -63,18 +63,13 @@ class How:
         ('a', 'its initial weights')
         """
         itself = (self.init or {}).get("path")
-        paths = _each(self.teacher["path"]) if self.teacher else []
+        paths = as_list(self.teacher["path"]) if self.teacher else []
         return tuple("its initial weights" if path == itself else path for path in paths)
 
     @property
     def alike(self) -> str:
         """Equal for networks that were trained alike: compiled or not, which is the same within rounding."""
         return repr([(how.recipe.replace(compile=False), how.teacher) for how in self.trainings])
-
-
-def _each(value: Any) -> list[Any]:
-    """What a card says of its teacher: one value, or a list where it has several."""
-    return value if isinstance(value, list) else [value]
 
 
 def enumerated(names: Sequence[str]) -> str:
@@ -94,14 +89,14 @@ def teaching(card: Mapping[str, Any], begun: Path | None = None) -> TeacherOptio
     begun: the initial weights, also of a teacher that has the `path` and `sha256` of the card's `init`.
     """
     told, init = dict(card.get("teacher", {})), card.get("init", {})
-    paths, wanted = _each(told.pop("path", [])), told.pop("sha256", None)
+    paths, wanted = as_list(told.pop("path", [])), told.pop("sha256", None)
     unknown = sorted(told.keys() - {"distill", "temperature", "teacher_weight", "views"})
     if unknown or (not paths and (told or wanted)):
         raise UserError(
             f"teacher of the card: {', '.join(unknown) or 'path is missing'}; it has path and any of "
             "sha256, distill, temperature, teacher_weight and views"
         )
-    digests = [None] * len(paths) if wanted is None else _each(wanted)
+    digests = [None] * len(paths) if wanted is None else as_list(wanted)
     if len(digests) != len(paths):
         raise UserError(f"teacher of the card: {len(paths)} in path, and {len(digests)} in sha256")
     files = []
@@ -127,7 +122,7 @@ def objective_of(
     objective, told = teaching(card, begun).objective(data, recipe)
     if told and begun is not None:
         path = told["teacher"]["path"]
-        named = [card["init"]["path"] if one == full_path(begun) else one for one in _each(path)]
+        named = [card["init"]["path"] if one == full_path(begun) else one for one in as_list(path)]
         told["teacher"]["path"] = named if isinstance(path, list) else named[0]
     return objective, told
 
@@ -200,7 +195,7 @@ def _teacher_used(told: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str,
     """The whole of `teacher`, as a training used it."""
     objective, path, named = told["objective"], told["teacher"]["path"], card["path"]
     found = {
-        "path": named if _each(path) == [full_path(one) for one in _each(named)] else path,
+        "path": named if as_list(path) == [full_path(one) for one in as_list(named)] else path,
         "sha256": told["teacher"].get("sha256"),  # that of runs by earlier versions is not known
         "distill": objective["loss"],
         "temperature": objective["temperature"],

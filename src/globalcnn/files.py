@@ -112,6 +112,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def as_list(value: Any) -> list[Any]:
+    """What a file holds as one value, or as a list where there are several."""
+    return value if isinstance(value, list) else [value]
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ import tyro
 
 from ..data import DataSource
 from ..errors import UserError
-from ..files import read_json
+from ..files import as_list, read_json
 from ..models import load_with_card
 from ..models.shipped import full_path
 from ..models.weights import checksum, read_weights
@@ -114,5 +114,5 @@ def _named_in(recipe: str, name: str) -> str | None:
     content = read_json(recipe) if recipe.endswith(".json") else None
     told = content.get(name) if isinstance(content, dict) else None
     path = told.get("path") if isinstance(told, dict) else told
-    paths = [one for one in (path if isinstance(path, list) else [path]) if isinstance(one, str)]
+    paths = [one for one in as_list(path) if isinstance(one, str)]
     return " and ".join(paths) or None

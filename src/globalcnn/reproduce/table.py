@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..files import as_list
 from ..measure import depth
 from ..models import create_model, is_reconstruction
 from ..nn.implicit import ImplicitCounts, implicit_counts
@@ -214,12 +215,7 @@ def _trainings(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _teachers(content: dict[str, Any]) -> list[str]:
     """From which networks those trainings learned besides the labels."""
     named = [told["teacher"] for told in _trainings(content) if isinstance(told.get("teacher"), dict)]
-    return list(dict.fromkeys(str(path) for teacher in named for path in _each(teacher.get("path"))))
-
-
-def _each(path: object) -> list[object]:
-    """The paths of a teacher: one, or a list."""
-    return path if isinstance(path, list) else [path]
+    return list(dict.fromkeys(str(path) for teacher in named for path in as_list(teacher.get("path"))))
 
 
 def _epochs_before(content: dict[str, Any]) -> int:
