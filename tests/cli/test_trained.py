@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from globalcnn.cli.main import main
-from globalcnn.models.weights import load_with_card, save_weights
+from globalcnn.models.weights import checksum, load_with_card, read_weights, save_weights
 
 QUICK = ("--epochs", "4", "--batch-size", "10", "--device", "cpu", "--no-flip", "--crop-padding", "0")
 
@@ -221,12 +221,28 @@ def test_fine_tuning(run: Any, pets: Path, folders: Path, tmp_path: Path) -> Non
     done = run(*words, "--init", pets)
     assert done.status == 0, done.err
     assert "init: fc.weight starts anew: (3, 49), not (2, 49)" in done.out
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["init"] == str(pets)
+    started = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert started["init"] == str(pets)
+    assert started["init_sha256"] == checksum(read_weights(pets)[0])
     refused(run(*words, "--resume"), "init was")
     assert run(*words, "--init", pets, "--resume").status == 0
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["init_sha256"] == started["init_sha256"]
     refused(run(*words[:-1], tmp_path / "s", "--init", tmp_path / "none"), "there is no checkpoint")
     other = ("train", "digits_residual", *words[2:-1], tmp_path / "s")
     refused(run(*other, "--init", pets), "cannot start this network")
+
+
+def test_initial_weights_that_changed_since(run: Any, pets: Path, folders: Path, tmp_path: Path) -> None:
+    start, out = tmp_path / "start.safetensors", tmp_path / "r"
+    weights, card = read_weights(pets)
+    save_weights(start, weights, card)
+    words = ("train", "digits_conv", "--data", f"folder:{folders}", *QUICK, "--out", out, "--init", start)
+    assert run(*words).status == 0
+    save_weights(start, {name: value + 1 for name, value in weights.items()}, card)
+    assert run(*words, "--resume").status == 0
+    assert json.loads((out / "run.json").read_text())["init_sha256"] == checksum(weights), (
+        "those it began with"
+    )
 
 
 NET = """

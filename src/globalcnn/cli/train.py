@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from ..files import read_json
 from ..models import shown_name
 from ..models.shipped import full_path
+from ..models.weights import checksum, read_weights
 from ..train import RunResult, build_for, start_from, train
-from ..train.folder import STATE, check_out
+from ..train.folder import RUN, STATE, check_out
 from ..train.setting_up import checked_device, checked_seed
 from ..viz import plot_curves
 from .console import percent, say, say_notes
@@ -77,8 +79,9 @@ def run(args: Args) -> None:
     )
     notes: dict[str, Any] = {"data_options": args.images.describe()}
     if args.init is not None:
-        notes["init"] = full_path(args.init)
-        if not (args.resume and (out / STATE).is_file()):
+        resumed = args.resume and (out / STATE).is_file()
+        notes |= _initial(args.init, before=read_json(out / RUN) if resumed else None)
+        if not resumed:
             for line in start_from(model, args.init, classes=data.classes):
                 say(f"init: {line}")
     say_notes(data)
@@ -105,6 +108,18 @@ def run(args: Args) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         plot_curves(result.epochs, out / "curves.png", title=f"{shown_name(source.label)} on {data.name}")
         _say_result(result, out)
+
+
+def _initial(path: Path, *, before: Any) -> dict[str, Any]:
+    """What run.json tells of the initial weights.
+
+    before: its content where the run is resumed; its checksum stays, for the file may hold others by now.
+    """
+    if before is None:
+        weights, _ = read_weights(os.fspath(path))
+        return {"init": full_path(path), "init_sha256": checksum(weights)}
+    kept = before.get("init_sha256") if isinstance(before, dict) else None
+    return {"init": full_path(path)} | ({} if kept is None else {"init_sha256": kept})
 
 
 def _say_result(result: RunResult, out: Path) -> None:
