@@ -14,16 +14,18 @@ first, in RUNS/ROW-seedSEED-before.
 
 Each training keeps its state in RUNS/ROW-seedSEED after every epoch, and the same command continues where the last one
 stopped; `--seeds` trains some of them. `--collect` evaluates the weights after the last epoch on the test images, in
-float32 as `globalcnn verify` does, and writes results/rows/ROW.json (seeds that it has already, by the same recipe,
-stay), copies the weights of the seed that is shipped, writes the claim into the card, and makes the table in
-weights/README.md anew. Results by another recipe, teacher or `init` than the card's move to results/rows/earlier/,
-where pairs by one recipe are still found. Settings were chosen in studies with held-out training images or fixed
-beforehand (docs/accuracy-per-hour.md), none by test accuracy, and the last epoch counts.
+float32 as `globalcnn verify` does, and writes results/rows/ROW.json (with the accuracy on the training images as the
+last epoch saw them, augmented; seeds that it has already, by the same recipe, stay), copies the weights of the seed
+that is shipped, writes the claim into the card, and makes the table in weights/README.md anew. Results by another
+recipe, teacher or `init` than the card's move to results/rows/earlier/, where pairs by one recipe are still found.
+Settings were chosen in studies with held-out training images or fixed beforehand (docs/accuracy-per-hour.md), none by
+test accuracy, and the last epoch counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import time
@@ -44,6 +46,7 @@ from globalcnn.measure import count
 from globalcnn.models import load_with_card
 from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Recipe, train
+from globalcnn.train.folder import METRICS
 from globalcnn.train.initial import start_from
 from globalcnn.train.progress import EpochResult
 from globalcnn.train.recipe import completed
@@ -161,6 +164,9 @@ def _ended(card: Mapping[str, Any], row: str, runs: Path) -> dict[int, dict[str,
         how = used(told, card, f"{row}, seed {seed}")
         if how.teacher is not None:
             told["teacher"] = how.teacher
+        metrics = summaries[seed].with_name(METRICS)
+        if metrics.is_file():
+            told["train_accuracy"] = json.loads(metrics.read_text().splitlines()[-1])["train_accuracy"]
     return fresh
 
 
@@ -191,6 +197,7 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         "seed",
         "test_accuracy",
         "test_accuracy_in_training",
+        "train_accuracy",
         "epochs",
         "training_seconds",
         "recipe",

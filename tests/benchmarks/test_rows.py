@@ -81,6 +81,8 @@ def test_the_claim_is_what_verify_measures_and_not_what_the_training_said(folder
     assert card_of(folders)["test_accuracy"] == {"0": measured}
     (run,) = json.loads((folders / "results" / "rows" / f"{ROW}.json").read_text())["runs"]
     assert (run["test_accuracy"], run["test_accuracy_in_training"]) == (measured, 0.995)
+    last = json.loads(summary.with_name("metrics.jsonl").read_text().splitlines()[-1])
+    assert run["train_accuracy"] == last["train_accuracy"] > 0
 
 
 def test_runs_of_another_recipe_do_not_count(folders):
