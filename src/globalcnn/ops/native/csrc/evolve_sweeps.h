@@ -28,8 +28,8 @@ inline Act coefficient_act(const EvolveArgs& a) {
   return a.pde.gate == Gate::transport ? a.act : Act::identity;
 }
 
-// From normed convolutions to fields, factors and activation: the affine part of the norms with what turns
-// fields into transport numbers where these are ReLUs, which let a positive factor through.
+// From normed convolutions to fields, factors and activation: the affine part of the norms, times the
+// factors from fields to transport numbers where these are ReLUs, which let a positive factor through.
 template <class T, int G, bool relu>
 struct FieldsOfNormed {
   Vec<T> gamma[G], beta[G];

@@ -23,7 +23,7 @@ FourPlanes<T> take_four(Arena<T>& arena) {
   return {{first, first + arena.size, first + 2 * arena.size, first + 3 * arena.size}};
 }
 
-// What turns the fields into transport numbers, and these where the diffusion is constant.
+// Factors from the fields to transport numbers, and these where the diffusion is constant.
 template <class T>
 struct GateConstants {
   T per_field[4];  // u, v, Dx, Dy

@@ -6,8 +6,8 @@
 //   H = R ((1 - 2 Bx - 2 By) h_old - 2 E h + (2 Bx - Ax) h[-X] + (2 Bx + Ax) h[+X]
 //                                          + (2 By - Ay) h[-Y] + (2 By + Ay) h[+Y] + 2 dt f)
 //
-// in just these terms: sums are not factored out (2 Bx (h[+X] + h[-X]) + Ax (h[+X] - h[-X]) would turn some
-// not-a-numbers into infinities, as inf * 1 - inf * 2 does).
+// in just these terms: sums are not factored out (2 Bx (h[+X] + h[-X]) + Ax (h[+X] - h[-X]) would give
+// infinities for some not-a-numbers, as inf * 1 - inf * 2 does).
 //
 // Data flow. A thread takes one block of channels of one image after another and reads it into planes
 // (layout.h); from there until the result is written nothing leaves its caches:
@@ -29,7 +29,7 @@
 namespace globalcnn {
 namespace {
 
-// What turns the fields into the scheme's numbers, and these themselves where the diffusion is constant.
+// Factors from the fields to the scheme's numbers, and these themselves where the diffusion is constant.
 template <class T>
 struct SchemeConstants {
   T Ax_per_u, Ay_per_v, two_Bx_per_Dx, two_By_per_Dy, two_dt;
