@@ -25,7 +25,6 @@ test accuracy, and the last epoch counts.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -39,14 +38,14 @@ import torch
 from globalcnn import create_model
 from globalcnn.cli.reporting import TrainingReporter
 from globalcnn.cli.verify import accuracy_of
-from globalcnn.data import load_data
+from globalcnn.data import DataSource, load_data
 from globalcnn.errors import UserError
 from globalcnn.files import atomic_write, read_json, write_json
 from globalcnn.measure import count
 from globalcnn.models import load_with_card
 from globalcnn.models.weights import checksum, read_weights
 from globalcnn.train import Recipe, train
-from globalcnn.train.folder import METRICS
+from globalcnn.train.folder import figures_of
 from globalcnn.train.initial import start_from
 from globalcnn.train.progress import EpochResult
 from globalcnn.train.recipe import completed
@@ -58,6 +57,19 @@ from .stretches import EndsAt, OutOfTime
 WEIGHTS = ROOT / "weights"
 START, END = "<!-- rows: written by python -m benchmarks.rows -->", "<!-- end of rows -->"
 LAST, BATCH = "last.safetensors", 256
+KEPT = (  # in results/rows/, of each training
+    "seed",
+    "test_accuracy",
+    "test_accuracy_in_training",
+    "train_accuracy",
+    "epochs",
+    "training_seconds",
+    "recipe",
+    "teacher",
+    "init",
+    "data",
+    "environment",
+)
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mnist": "MNIST"}
 
 
@@ -164,9 +176,7 @@ def _ended(card: Mapping[str, Any], row: str, runs: Path) -> dict[int, dict[str,
         how = used(told, card, f"{row}, seed {seed}")
         if how.teacher is not None:
             told["teacher"] = how.teacher
-        metrics = summaries[seed].with_name(METRICS)
-        if metrics.is_file():
-            told["train_accuracy"] = json.loads(metrics.read_text().splitlines()[-1])["train_accuracy"]
+        told["train_accuracy"] = figures_of(summaries[seed].parent)[-1]["train_accuracy"]
     return fresh
 
 
@@ -185,34 +195,18 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         files.setdefault(shipped, weights)
     if files:
         data = load_data(card["data"], data_dir=data_dir, validation=0.0, seed=0)
-    for seed, file in files.items():  # the training evaluated in its own precision
-        exact = accuracy_of(file, data, BATCH, device=torch.device("cpu"))
-        told = found[seed].get("test_accuracy_in_training", found[seed]["test_accuracy"])
-        found[seed] = {**found[seed], "test_accuracy": exact, "test_accuracy_in_training": told}
+        found.update({seed: _evaluated(found[seed], file, data) for seed, file in files.items()})
     done = {seed: found[seed] for seed in card["seeds"] if seed in found}
     if shipped not in done:
         raise UserError(f"{row}: the training of seed {shipped} has not ended in {str(runs)!r}")
     _put_aside(result, wanted)
-    kept = (
-        "seed",
-        "test_accuracy",
-        "test_accuracy_in_training",
-        "train_accuracy",
-        "epochs",
-        "training_seconds",
-        "recipe",
-        "teacher",
-        "init",
-        "data",
-        "environment",
-    )
     write_json(
         result,
         {
             "row": row,
             "seeds": list(done),
             "environment": done[shipped]["environment"],
-            "runs": [{k: told[k] for k in kept if k in told} for told in done.values()],
+            "runs": [{k: told[k] for k in KEPT if k in told} for told in done.values()],
         },
     )
     if shipped in fresh:
@@ -232,6 +226,13 @@ def collect(row: str, data_dir: Path | None, runs: Path) -> None:
         **{key: told for key in ("teacher", "init") if (told := getattr(wanted, key)) is not None},
     )
     write_json(WEIGHTS / f"{row}.json", card)
+
+
+def _evaluated(told: Mapping[str, Any], file: Path, data: DataSource) -> dict[str, Any]:
+    """What is told of a training, with its accuracy in float32: it evaluated in its own precision."""
+    before = told.get("test_accuracy_in_training", told["test_accuracy"])
+    exact = accuracy_of(file, data, BATCH, device=torch.device("cpu"))
+    return {**told, "test_accuracy": exact, "test_accuracy_in_training": before}
 
 
 def _put_aside(result: Path, wanted: How) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UserError
 from ..files import write_json
+from ..train.folder import figures_of
 from .budget import saved_by
 from .data import Plan
 from .recover_folder import END_TO_END, REPAIR, REPORT, CondenseFolder
@@ -24,7 +23,7 @@ def report_of(
     """
     steps = folder.results()
     costs, original, ended = steps["costs"], steps["original"], steps["ended"]
-    repair, end = (_epochs(folder, name) for name in (REPAIR, END_TO_END))
+    repair, end = (figures_of(folder.path / name) for name in (REPAIR, END_TO_END))
     errors = steps["repaired"]["errors"]
     names = {s.name for s in plan.chosen}
     report = {
@@ -62,16 +61,6 @@ def report_of(
     }
     write_json(folder.path / REPORT, report)
     return report
-
-
-def _epochs(folder: CondenseFolder, name: str) -> list[dict[str, Any]]:
-    path = folder.path / name / "metrics.jsonl"
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the figures {str(path)!r}: {error}") from error
 
 
 def _curve(steps: Mapping[str, Any], repair: Any, end: Any) -> list[dict[str, Any]]:

@@ -77,6 +77,20 @@ def check_out(out: Path | None, *, resume: bool, overwrite: bool) -> None:
         )
 
 
+def figures_of(folder: Path) -> list[dict[str, Any]]:
+    """The figures of each epoch that a run folder keeps, none before its first.
+
+    Raises `UserError` for a damaged file.
+    """
+    path = folder / METRICS
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the figures {str(path)!r}: {error}") from error
+
+
 def barely_begun(out: Path) -> bool:
     """Whether `out` holds a run that was stopped before its first state, and nothing else."""
     names = {p.name for p in out.iterdir() if not _left_aside(p.name)}
